@@ -1,0 +1,75 @@
+"""What several verbs share: how a verb is declared, the options of networks, progress."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from digipath.values import ProgressCallback
+
+NOTICE = "For research use only. Not for diagnostic procedures."
+
+
+def add_verb(
+    verbs: Any, name: str, run: Callable[[argparse.Namespace], int], help: str, examples: str  # noqa: ANN401
+) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(
+        name,
+        help=help,
+        description=f"{help[0].upper()}{help[1:]}.",
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_network_options(verb: argparse.ArgumentParser) -> None:
+    from_cards = verb.add_mutually_exclusive_group()
+    from_cards.add_argument("--weights", metavar="NAME", help="see `digipath weights list`")
+    from_cards.add_argument(
+        "--predictor", action="append", metavar="MODULE:NAME",
+        help="your own callable (B, P, P, 3) uint8 → (B, P, P, C) in [0, 1]; repeat for an ensemble",
+    )
+    verb.add_argument("--patch", type=int, metavar="PX", help="side of a patch (default: the card's)")
+    verb.add_argument("--overlap", type=float, default=0.5, help="share of a patch its neighbour covers (default: 0.5)")
+    verb.add_argument("--views", type=int, default=1, help="1, 2, 4 or 8 symmetries to average over (default: 1)")
+    verb.add_argument("--runtime", choices=("auto", "keras", "openvino"), default="auto")
+    verb.add_argument("--precision", choices=("auto", "f32", "bf16"), default="auto")
+
+
+def out_mpp(text: str) -> float | str:
+    return text if text == "native" else float(text)
+
+
+def network_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    from digipath.networks import import_predictor
+    from digipath.weights import DEFAULT
+
+    names = ("patch", "overlap", "views", "runtime", "precision")
+    options = {name: getattr(arguments, name) for name in names}
+    if arguments.predictor:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does, for the user's own modules
+        options["predictors"] = [import_predictor(reference) for reference in arguments.predictor]
+    options["weights"] = arguments.weights or DEFAULT
+    return options
+
+
+def print_result(value: object, as_json: bool, in_words: Callable[[], object]) -> int:
+    if as_json:
+        print(json.dumps(value, indent=2, ensure_ascii=False))
+    else:
+        in_words()
+    return 0
+
+
+def progress(quiet: bool) -> AbstractContextManager[ProgressCallback | None]:
+    from digipath.progress import progress_bar
+
+    return progress_bar(quiet=quiet)

@@ -1,0 +1,49 @@
+"""`digipath evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from digipath.cli.common import add_network_options, add_verb, network_options, progress
+
+
+def add_verbs(verbs: Any) -> None:  # noqa: ANN401
+    """Declare the verbs of this file."""
+    _add_evaluate(verbs)
+
+
+def _add_evaluate(verbs: Any) -> None:  # noqa: ANN401
+    verb = add_verb(
+        verbs, "evaluate", _evaluate, "score networks on a folder of images and a folder of masks",
+        "  digipath evaluate images/ masks/ --mpp 0.5\n  digipath evaluate images/ masks/ --mpp 0.5 --views 8 --json\n",
+    )
+    verb.add_argument("images", help="folder of JPEG, PNG or TIFF images")
+    verb.add_argument("masks", help="folder of masks of the same names; positive: above 0, in a JPEG above 127")
+    verb.add_argument("--mpp", type=float, required=True, help="µm per pixel of the images")
+    verb.add_argument("--threshold", type=float, default=0.5, help="probability of a positive pixel (default: 0.5)")
+    add_network_options(verb)
+    verb.add_argument("--json", action="store_true", help="print all scores, image by image, as JSON")
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from digipath.evaluation import evaluate
+
+    with progress(arguments.json) as show:
+        scores = evaluate(
+            arguments.images,
+            arguments.masks,
+            mpp=arguments.mpp,
+            threshold=arguments.threshold,
+            progress=show,
+            **network_options(arguments),
+        )
+    if arguments.json:
+        print(json.dumps(scores, indent=2))
+        return 0
+    for name, value in scores.items():
+        if name != "images":
+            print(f"{name:26} {'undefined' if value is None else f'{value:.4g}'}")
+    print("Scores on images a network was trained on say nothing about new ones: see its card for its split.")
+    return 0

@@ -1,0 +1,1 @@
+"""Patches → predictors × views → stitched maps, for arrays of any rank. No slides, no Keras."""

@@ -1,0 +1,313 @@
+"""Patches → predictors × views → stitched maps. Knows neither slides nor Keras.
+
+In a patch, p[m, t] over M predictors and T views gives (Khened et al. 2021, equations 4 and 5)
+
+    probability = mean over m, t
+    aleatoric   = mean over m of the variance over t     (absent if T = 1)
+    epistemic   = variance over m of the mean over t     (absent if M = 1)
+
+Each is averaged over the working pixels of a map pixel, then blended over overlapping patches
+with the same weights: a sum of weighted values over a sum of weights. Rows that no later patch
+touches are handed to the sink at once, so memory holds only the rows of patches in flight.
+
+Sums are made in the order of the grid and batches end with their band (the patches that begin
+on one row), so a run that resumes at a band writes the same bytes as one that never stopped.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath import memory
+from digipath.engine.stitch import WINDOWS, Stitcher, coverage_codes, ledger
+from digipath.engine.views import DIHEDRAL, View
+from digipath.errors import BadInput, BadPredictor, Cancelled
+from digipath.values import (
+    BACKGROUND,
+    PREDICTED,
+    Cancel,
+    Coverage,
+    Grid,
+    MapSink,
+    Patch,
+    Predictor,
+    Progress,
+    ProgressCallback,
+    ReadPatch,
+    stretch_rows,
+)
+
+Maps = dict[str, NDArray[np.float32]]
+IDENTITY = DIHEDRAL[:1]
+FEW_ROWS = 32
+ROUNDING = 1e-3  # beyond [0, 1]: what half precision makes of a probability
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass
+class Clock:
+    """Seconds spent in each stage, summed over its threads; `wall` is the whole run."""
+
+    reading: float = 0.0
+    network: float = 0.0
+    stitching: float = 0.0
+    writing: float = 0.0
+    wall: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def timed(self, stage: str, work: Callable[P, R]) -> Callable[P, R]:
+        """Wrap `work` so that its time is added to `stage`."""
+
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            began = time.perf_counter()
+            try:
+                return work(*args, **kwargs)
+            finally:
+                with self._lock:
+                    setattr(self, stage, getattr(self, stage) + time.perf_counter() - began)
+
+        return run
+
+
+def predict_maps(
+    read: ReadPatch,
+    grid: Grid,
+    predictors: Sequence[Predictor],
+    wanted: NDArray[np.uint8],
+    into: MapSink,
+    *,
+    views: Sequence[View] = IDENTITY,
+    window: str = "smooth",
+    classes: Sequence[int] = (0,),
+    readers: int = 2,
+    progress: ProgressCallback | None = None,
+    cancel: Cancel | None = None,
+) -> Clock:
+    """Run predictors over the grid and write stitched maps into a sink.
+
+    Args:
+        read: reads one patch of `grid.remaining(into.rows_done)`; called from `readers` threads.
+        grid: patches in working pixels, of any spatial rank.
+        predictors: M callables (B, *patch, channels) → (B, *patch, C) float32 in [0, 1].
+        wanted: uint8 of any resolution over the grid's field: BACKGROUND, PREDICTED (to be
+            predicted) or EXCLUDED; the maps are 0 on background.
+        into: receives `probability`, `aleatoric`, `epistemic` (float32, (rows, *rest, C), NaN on
+            tissue without a prediction) and `coverage` (uint8 codes), and the ledger.
+        views: T symmetries to average over (test-time augmentation).
+        window: "smooth" (sin²) or "mean".
+        classes: which of the C classes to keep, as channels of the maps.
+        progress: called between batches with patches done, total, per second.
+        cancel: asked between batches; True ends the run.
+
+    Returns:
+        Seconds per stage.
+
+    Raises:
+        BadPredictor: a predictor returned another shape, a value outside [0, 1] or NaN.
+        Cancelled: `cancel` said so; rows committed so far stay in the sink.
+    """
+    if window not in WINDOWS:
+        raise BadInput(f"window must be one of {', '.join(WINDOWS)}, got {window!r}")
+    clock, began = Clock(), time.perf_counter()
+    todo = grid.remaining(into.rows_done)
+    names = map_names(len(predictors), len(views))
+    stitcher = Stitcher(grid, WINDOWS[window], names, len(classes), into.rows_done)
+    finish = _Finisher(stitcher, grid, wanted, into, clock)
+    infer = clock.timed("network", lambda patches: _infer(patches, predictors, views, classes))
+    stitch = clock.timed("stitching", stitcher.add)
+    report = _Reporter(len(grid), len(grid) - len(todo), progress, cancel)
+    parallel = min((getattr(p, "parallel", 1) for p in predictors), default=1)
+    size = min((getattr(p, "batch", 1) for p in predictors), default=1)
+    with _pool(readers, "read") as reading, _pool(parallel, "network") as network:
+        patches = _ahead(reading, clock.timed("reading", read), _starts(todo), 2 * readers + size)
+        batches = _batches(patches, size)
+        for batch, maps in _ahead(network, infer, batches, parallel):
+            finish(batch[0].start_px[0] // grid.reduce)
+            for patch, values in zip(batch, maps, strict=True):
+                if values is not None:
+                    stitch(patch.start_px, values, patch.valid)
+            report(len(batch))
+    finish(grid.map_shape[0])
+    clock.wall = time.perf_counter() - began
+    return clock
+
+
+def _starts(grid: Grid) -> Iterator[tuple[int, ...]]:
+    return (tuple(int(s) for s in start) for start in grid.starts_px)
+
+
+def _batches(patches: Iterable[Patch], size: int) -> Iterator[list[Patch]]:
+    """Group patches in order; a batch never spans two bands, so a resumed run groups alike."""
+    batch: list[Patch] = []
+    for patch in patches:
+        if batch and (len(batch) == size or patch.start_px[0] != batch[0].start_px[0]):
+            yield batch
+            batch = []
+        batch.append(patch)
+    if batch:
+        yield batch
+
+
+T = TypeVar("T")
+
+
+def _ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
+    """Yield work(item) in order, with up to `depth` more under way in the pool."""
+    pending: deque[Future[R]] = deque()
+    for item in items:
+        pending.append(pool.submit(work, item))
+        if len(pending) > depth:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+class _pool(ThreadPoolExecutor):  # noqa: N801 - used as a function
+    """A thread pool that drops what it has not begun when the run ends early."""
+
+    def __init__(self, workers: int, name: str) -> None:
+        super().__init__(workers, thread_name_prefix=f"digipath-{name}")
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown(cancel_futures=True)
+
+
+def _infer(
+    batch: list[Patch], predictors: Sequence[Predictor], views: Sequence[View], classes: Sequence[int]
+) -> tuple[list[Patch], list[Maps | None]]:
+    """The maps of each patch, (*patch, C) float32; None for a patch with nothing to read."""
+    readable = [i for i, patch in enumerate(batch) if patch.valid is None or patch.valid.any()]
+    maps: list[Maps | None] = [None] * len(batch)
+    if not readable:
+        return batch, maps
+    pixels = [batch[i].pixels for i in readable]
+    stack = np.stack(pixels) if len(pixels) > 1 else pixels[0][None]
+    combined = combine_views(stack, predictors, views, classes)
+    for at, index in enumerate(readable):
+        maps[index] = {name: values[at] for name, values in combined.items()}
+    return batch, maps
+
+
+def combine_views(
+    patches: NDArray[np.generic],
+    predictors: Sequence[Predictor],
+    views: Sequence[View] = IDENTITY,
+    classes: Sequence[int] = (0,),
+) -> Maps:
+    """Probability, and aleatoric and epistemic variance where defined, of (B, *patch, channels)."""
+    means, variances = [], []
+    for predictor in predictors:
+        answers = [_answer(predictor, patches, view, classes) for view in views]
+        means.append(np.mean(answers, axis=0) if len(views) > 1 else answers[0])
+        if len(views) > 1:
+            variances.append(np.var(answers, axis=0))
+    maps = {"probability": np.mean(means, axis=0) if len(means) > 1 else means[0]}
+    if variances:
+        maps["aleatoric"] = np.mean(variances, axis=0)
+    if len(means) > 1:
+        maps["epistemic"] = np.var(means, axis=0)
+    return maps
+
+
+def _answer(
+    predictor: Predictor, patches: NDArray[np.generic], view: View, classes: Sequence[int]
+) -> NDArray[np.float32]:
+    """One predictor's answer to one view, checked, in the patches' own orientation."""
+    seen = view.apply(patches)
+    answer = view.undo(checked(predictor, predictor(seen), seen.shape))
+    if max(classes) >= answer.shape[-1]:
+        raise BadPredictor(f"class {max(classes)} was asked of a predictor of {answer.shape[-1]} classes")
+    return answer if len(classes) == answer.shape[-1] else answer[..., list(classes)]
+
+
+def map_names(predictors: int, views: int) -> tuple[str, ...]:
+    """The maps that so many predictors and views define."""
+    aleatoric = ("aleatoric",) if views > 1 else ()
+    epistemic = ("epistemic",) if predictors > 1 else ()
+    return ("probability", *aleatoric, *epistemic)
+
+
+def checked(predictor: Predictor, answer: object, shape: Sequence[int]) -> NDArray[np.float32]:
+    """Return a copy of the answer as float32 (B, *patch, C) with all values in [0, 1], or refuse it.
+
+    A copy, because a predictor may use its output buffer again. Rounding beyond 0 or 1 is clipped.
+    """
+    name = getattr(predictor, "name", type(predictor).__name__)
+    try:
+        values = np.array(answer, np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that cannot leave its device
+        raise BadPredictor(f"predictor {name} must return an array, got {type(answer).__name__}: {error}") from error
+    if values.ndim != len(shape) or values.shape[:-1] != tuple(shape[:-1]) or not values.size:
+        expected = ", ".join(str(n) for n in shape[:-1])
+        raise BadPredictor(f"predictor {name} must return ({expected}, classes), got {values.shape}")
+    low, high = values.min(), values.max()
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN fails too
+        raise BadPredictor(f"predictor {name} must return values in [0, 1], got [{low:g}, {high:g}]")
+    return np.clip(values, 0, 1, out=values) if low < 0 or high > 1 else values
+
+
+class _Finisher:
+    """Hands rows that are final to the sink, with their coverage, and commits them."""
+
+    def __init__(
+        self, stitcher: Stitcher, grid: Grid, wanted: NDArray[np.uint8], into: MapSink, clock: Clock
+    ) -> None:
+        self._stitcher, self._grid, self._wanted, self._into = stitcher, grid, wanted, into
+        self._write = clock.timed("writing", into.write)
+        self._commit = clock.timed("writing", into.commit)
+
+    def __call__(self, until: int) -> None:
+        """Write map rows up to `until` and commit."""
+        if until <= self._into.rows_done:
+            return
+        coverage = self._into.coverage
+        for row, maps, weights, missing in self._stitcher.flush(until):
+            coverage += self._rows(row, maps, weights, missing)
+        self._commit(until, coverage)
+        memory.trim()
+
+    def _rows(
+        self, row: int, maps: Maps, weights: NDArray[np.float32], missing: NDArray[np.int32] | None
+    ) -> Coverage:
+        """Complete rows with their coverage and write them; a few at a time, they may be very wide."""
+        counted, codes = Coverage(), np.empty(weights.shape, np.uint8)
+        for first in range(0, len(weights), FEW_ROWS):
+            few = slice(first, first + FEW_ROWS)
+            wanted = stretch_rows(self._wanted, self._grid.map_shape, row + first, row + first + len(weights[few]))
+            codes[few] = coverage_codes(wanted, weights[few])
+            for values in maps.values():
+                values[few][codes[few] != PREDICTED] = np.nan
+                values[few][codes[few] == BACKGROUND] = 0
+            counted += ledger(codes[few], self._grid, row + first, None if missing is None else missing[few])
+        self._write(row, {**maps, "coverage": codes})
+        return counted
+
+
+class _Reporter:
+    """Counts patches, tells `progress`, and asks `cancel`."""
+
+    def __init__(
+        self, total: int, done: int, progress: ProgressCallback | None, cancel: Cancel | None
+    ) -> None:
+        self._total, self._done, self._before = total, done, done
+        self._progress, self._cancel = progress, cancel
+        self._began = time.perf_counter()
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        if self._progress is not None:
+            rate = (self._done - self._before) / max(time.perf_counter() - self._began, 1e-9)
+            self._progress(Progress(self._done, self._total, rate, "patches"))
+        if self._cancel is not None and self._cancel():
+            raise Cancelled(f"stopped after {self._done} of {self._total} patches; run again to go on")

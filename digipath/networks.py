@@ -1,0 +1,188 @@
+"""What predicts: the networks behind a card's name, or the caller's own predictors.
+
+Either way the pipeline asks the same of it: resolution, patch, classes, and the predictors
+themselves, which are made only when there is something to predict.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath.engine.predict import checked
+from digipath.errors import BadInput, BadPredictor
+from digipath.runtime import Choice, choose, keras_predictor, openvino_predictor, without_startup_notices
+from digipath.values import Card, Predictor
+from digipath.weights import load_card, member_cards, verify
+
+if TYPE_CHECKING:
+    import keras
+
+NETWORK_STRIDE_PX = 32  # every network of `nn` takes multiples of this
+OWN_PATCH_PX = 512
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Predictors that work together, before they are loaded.
+
+    Attributes:
+        mpp: µm per pixel they want; None: the slide's own level 0.
+        patch: side of a patch in pixels.
+        kept: which output channels become maps.
+        classes: names of the kept channels.
+        identity: what results depend on, for the case and the run record.
+        count: how many.
+        cards: the cards behind them, empty for own predictors.
+        load: makes the predictors (imports Keras, compiles).
+    """
+
+    mpp: float | None
+    patch: int
+    kept: tuple[int, ...]
+    classes: tuple[str, ...]
+    identity: Mapping[str, Any]
+    count: int
+    cards: tuple[Card, ...]
+    load: Callable[[], Sequence[Predictor]]
+
+
+def published(
+    weights: str, *, patch: int | None = None, runtime: str = "auto", precision: str = "auto"
+) -> Networks:
+    """The network or ensemble a card describes; its files are verified here, before any work.
+
+    Raises:
+        UnknownWeights, BadCard, WeightsCorrupt: see `digipath.weights`.
+        BadInput: a patch that is no multiple of 32, an unknown runtime or precision.
+    """
+    cards = tuple(member_cards(weights))
+    hashes = {card.name: verify(card) for card in cards}
+    side = cards[0].patch if patch is None else patch
+    if side % NETWORK_STRIDE_PX:
+        raise BadInput(f"patch must be a multiple of {NETWORK_STRIDE_PX} px for these networks, got {side}")
+    choice = choose(runtime, precision)
+    return Networks(
+        mpp=cards[0].mpp,
+        patch=side,
+        kept=cards[0].kept,
+        classes=cards[0].kept_classes,
+        identity={"name": weights, "sha256": hashes, "runtime": choice.runtime, "precision": choice.precision},
+        count=len(cards),
+        cards=cards,
+        load=lambda: _load(cards, side, choice),
+    )
+
+
+def own(predictors: Sequence[Predictor], *, patch: int | None = None) -> Networks:
+    """The caller's own predictors, asked once (one patch of noise) what they answer.
+
+    A predictor may have the attributes `patch` (px), `at_mpp` (µm/px), `classes` and `name`. What
+    it answers stands for it in the case's identity, as a card's sha256 does.
+
+    Raises:
+        BadInput: none given, or they want different patches, resolutions or classes.
+        BadPredictor: an answer of the wrong shape or range, or different class counts.
+    """
+    if not predictors:
+        raise BadInput("predictors is empty; give at least one callable")
+    patches = {getattr(p, "patch", OWN_PATCH_PX) for p in predictors} if patch is None else {patch}
+    resolutions = {getattr(p, "at_mpp", None) for p in predictors}
+    labels = {tuple(getattr(p, "classes", ())) for p in predictors}
+    if len(patches) > 1 or len(resolutions) > 1 or len(labels) > 1:
+        raise BadInput(f"predictors must agree on patch, at_mpp and classes, got {patches}, {resolutions}, {labels}")
+    (side,), (mpp,), (named,) = patches, resolutions, labels
+    answers = _asked(predictors, side)
+    kept, classes = _classes({answer.shape[-1] for answer in answers}, named)
+    marks = [[_name(p), *_fingerprint(answer)] for p, answer in zip(predictors, answers, strict=True)]
+    identity = {"name": "own", "predictors": marks}
+    return Networks(mpp, side, kept, classes, identity, len(predictors), (), lambda: predictors)
+
+
+def load(name: str) -> keras.Model:
+    """The Keras model of a network card, with its verified weights.
+
+    Its input is float (B, H, W, 3) = uint8 RGB × the card's scale + offset.
+
+    Raises:
+        UnknownWeights, BadCard, WeightsCorrupt: see `digipath.weights`.
+    """
+    return _network(load_card(name))
+
+
+def import_predictor(reference: str) -> Predictor:
+    """Import `package.module:name`, an instance or function that is a predictor.
+
+    Raises:
+        BadInput: no such module or name, or it is not callable.
+    """
+    module, _, name = reference.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
+        raise BadInput(f"expected --predictor MODULE:NAME that can be imported, got {reference!r}: {error}") from error
+    if not callable(found):
+        raise BadInput(f"predictor {reference} is not callable")
+    return found
+
+
+def _network(card: Card) -> keras.Model:
+    from digipath.nn import build  # here, because it imports Keras and its backend
+
+    if card.record["kind"] != "network":
+        raise BadInput(f"{card.name} is a {card.record['kind']}; name one of its members: {card.record.get('members')}")
+    verify(card)
+    network = build(card.record["network"]["name"], **card.record["network"]["config"])
+    network.load_weights(card.file)
+    return network
+
+
+def _load(cards: Sequence[Card], patch: int, choice: Choice) -> list[Predictor]:
+    with without_startup_notices():
+        return [_predictor(card, patch, choice) for card in cards]
+
+
+def _predictor(card: Card, patch: int, choice: Choice) -> Predictor:
+    scale, offset = card.record["input"]["scale"], card.record["input"]["offset"]
+    network = _network(card)
+    if choice.runtime == "keras":
+        return keras_predictor(network, patch, scale=scale, offset=offset)
+    return openvino_predictor(network, patch, scale=scale, offset=offset, precision=choice.precision)
+
+
+def _asked(predictors: Sequence[Predictor], patch: int) -> list[NDArray[np.float32]]:
+    """Each predictor's answer to the same patch of noise, checked."""
+    noise = np.random.default_rng(0).integers(0, 256, (1, patch, patch, 3), np.uint8)
+    return [checked(p, p(noise.copy()), noise.shape) for p in predictors]
+
+
+def _fingerprint(answer: NDArray[np.float32]) -> list[float]:
+    """Means over 4 × 4 cells in thousandths: tells networks apart, not one network's rounding."""
+    cells = (np.array_split(row, 4, axis=1) for row in np.array_split(answer[0], 4, axis=0))
+    return [round(float(cell.mean()), 3) for row in cells for cell in row if cell.size]
+
+
+def _classes(counts: set[int], named: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Which channels to keep, and their names; of two classes the second is the positive one."""
+    if len(counts) > 1:
+        raise BadPredictor(f"predictors must have the same classes, got {sorted(counts)} of them")
+    (count,) = counts
+    names = named or tuple(f"class {i}" for i in range(count))
+    if len(names) != count and (count, len(names)) != (1, 2):
+        raise BadPredictor(f"predictor names {len(names)} classes and returns {count}")
+    kept = (count - 1,) if count <= 2 else tuple(range(count))
+    return kept, names if count > 2 else names[-1:]
+
+
+def _name(predictor: Predictor) -> str:
+    for attribute in ("name", "__qualname__"):
+        if isinstance(found := getattr(predictor, attribute, None), str):
+            return found
+    return type(predictor).__qualname__
+
+

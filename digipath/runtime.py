@@ -1,0 +1,200 @@
+"""Network → Predictor, on Keras (any backend) or OpenVINO.
+
+A predictor is a callable (B, P, P, 3) uint8 → (B, P, P, C) float32 for one fixed patch size, so
+that it is traced and compiled once; the card's scaling is part of the compiled function.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import queue
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath.errors import BadInput, MissingExtra
+from digipath.files import read_json
+
+if TYPE_CHECKING:
+    import keras
+
+RUNTIMES = ("auto", "keras", "openvino")
+PRECISIONS = ("auto", "f32", "bf16")
+STARTUP_NOTICE = re.compile(rb"WARNING: All log messages before absl|[IWE]\d{4} [\d:. ]+\s\d+ \w+\.cc:\d+\]")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The runtime that will be used and the precision of its arithmetic."""
+
+    runtime: str
+    precision: str
+
+
+def choose(runtime: str = "auto", precision: str = "auto") -> Choice:
+    """Decide what "auto" means here: OpenVINO where it is installed, bf16 where the CPU has it.
+
+    Raises:
+        BadInput: an unknown name, bf16 on Keras, or OpenVINO beside another backend than TensorFlow.
+        MissingExtra: OpenVINO was asked for and is not installed.
+    """
+    if runtime not in RUNTIMES:
+        raise BadInput(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
+    if precision not in PRECISIONS:
+        raise BadInput(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if runtime == "openvino":
+        _require_openvino()
+    elif runtime == "keras" or not _openvino_serves():
+        runtime = "keras"
+    else:
+        runtime = "openvino"
+    if runtime == "keras":
+        if precision == "bf16":
+            raise BadInput("precision bf16 needs --runtime openvino; Keras runs in f32 here")
+        return Choice("keras", "f32")
+    if precision == "auto":
+        precision = "bf16" if "BF16" in _cpu_capabilities() else "f32"
+    return Choice("openvino", precision)
+
+
+def _installed() -> bool:
+    return importlib.util.find_spec("openvino") is not None
+
+
+def _openvino_serves() -> bool:
+    """Whether OpenVINO is there, can convert from this backend, and no GPU would be left idle."""
+    return _installed() and _backend() == "tensorflow" and not any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def _require_openvino() -> None:
+    if not _installed():
+        raise MissingExtra("OpenVINO is not installed; pip install 'digipath[fast]'")
+    if _backend() != "tensorflow":
+        raise BadInput(f"OpenVINO converts from TensorFlow, Keras runs on {_backend()}; use --runtime keras")
+
+
+def _backend() -> str:
+    """Keras' backend, read where Keras reads it: importing Keras takes seconds, too long before bad input is told."""
+    if "keras" in sys.modules:
+        return sys.modules["keras"].backend.backend()
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    try:
+        configured = read_json(home / "keras.json").get("backend", "tensorflow")
+    except (OSError, ValueError):
+        configured = "tensorflow"
+    return os.environ.get("KERAS_BACKEND") or configured
+
+
+@contextlib.contextmanager
+def without_startup_notices() -> Iterator[None]:
+    """Drop what TensorFlow logs about itself while it starts; no variable of its own silences it.
+
+    Everything else that is written to standard error meanwhile appears at the end.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            said = b"".join(line for line in caught if not STARTUP_NOTICE.match(line))
+            os.write(2, said)
+
+
+def keras_predictor(network: keras.Model, patch: int, *, scale: float, offset: float, batch: int = 1) -> KerasPredictor:
+    """Return a predictor that runs the network on Keras' own backend."""
+    return KerasPredictor(_with_scaling(network, patch, scale, offset), patch, batch)
+
+
+def openvino_predictor(
+    network: keras.Model, patch: int, *, scale: float, offset: float, precision: str = "bf16"
+) -> OpenVinoPredictor:
+    """Return a predictor that runs the network on OpenVINO's CPU plug-in; see `choose` for what it needs."""
+    return OpenVinoPredictor(_with_scaling(network, patch, scale, offset), patch, precision)
+
+
+class KerasPredictor:
+    """One compiled function of fixed shape; the last batch of a band is filled up, not retraced."""
+
+    def __init__(self, network: keras.Model, patch: int, batch: int) -> None:
+        self._network = network
+        self.patch = patch
+        self.batch = batch
+        self.parallel = 1
+
+    def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(B, P, P, 3) uint8 → (B, P, P, C) float32, B ≤ batch."""
+        missing = self.batch - len(patches)
+        if missing:
+            patches = np.pad(patches, [(0, missing), (0, 0), (0, 0), (0, 0)])
+        return np.asarray(self._network.predict_on_batch(patches))[: self.batch - missing]
+
+
+class OpenVinoPredictor:
+    """A compiled model with one infer request per stream; calls may come from several threads."""
+
+    def __init__(self, network: keras.Model, patch: int, precision: str) -> None:
+        import openvino as ov
+
+        model = ov.convert_model(_traced(network), input=[1, patch, patch, 3])
+        hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "THROUGHPUT"}
+        compiled = ov.Core().compile_model(model, "CPU", hints)
+        self.patch = patch
+        self.batch = 1
+        self.parallel: int = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(self.parallel):
+            self._requests.put(compiled.create_infer_request())
+
+    def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(B, P, P, 3) uint8 → (B, P, P, C) float32, patch by patch."""
+        request = self._requests.get()
+        try:
+            return np.concatenate([self._one(request, patch[None]) for patch in patches])
+        finally:
+            self._requests.put(request)
+
+    @staticmethod
+    def _one(request: Any, patch: NDArray[np.uint8]) -> NDArray[np.float32]:  # noqa: ANN401
+        request.start_async([patch], share_inputs=True)
+        request.wait()
+        return request.get_output_tensor(0).data.copy()
+
+
+def _with_scaling(network: keras.Model, patch: int, scale: float, offset: float) -> keras.Model:
+    """uint8 pixels × scale + offset → network, for patches of one size."""
+    import keras
+
+    pixels = keras.Input((patch, patch, 3), dtype="uint8", name="pixels")
+    scaled = keras.layers.Rescaling(scale, offset, dtype="float32")(pixels)
+    return keras.Model(pixels, network(scaled, training=False))
+
+
+def _traced(network: keras.Model) -> Any:  # noqa: ANN401 - a TensorFlow concrete function
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec((1, *network.input_shape[1:]), tf.uint8)], autograph=False)
+    def forward(pixels: Any) -> Any:  # noqa: ANN401
+        return network(pixels, training=False)
+
+    return forward.get_concrete_function()
+
+
+def _cpu_capabilities() -> list[str]:
+    import openvino as ov
+
+    return list(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))

@@ -1,0 +1,7 @@
+"""Open a slide and read it at any resolution: the only place that knows scanner files."""
+
+from __future__ import annotations
+
+from digipath.slide.slide import Overview, Slide, open_slide
+
+__all__ = ["Overview", "Slide", "open_slide"]

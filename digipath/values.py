@@ -1,0 +1,254 @@
+"""Frozen values that the stages share. No stage imports another; they pass these.
+
+Frames: `_l0` = level-0 pixels of the slide, (x, y); `_px` = pixels of the working
+resolution (the network's), array order; map pixels = working pixels / `reduce`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+# What became of a map pixel; the codes of the `coverage` map.
+BACKGROUND, PREDICTED, READ_FAILED, EXCLUDED = 0, 1, 2, 3
+
+Cancel = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report of long work: `done` of `total` units, units per second, what is being done."""
+
+    done: int
+    total: int
+    rate: float
+    message: str
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Patches over an array of any spatial rank, in working pixels, sorted by their starts.
+
+    Attributes:
+        shape_px: size of the whole array (rows, columns) or (planes, rows, columns).
+        patch_px: size of a patch; it may reach beyond the array by less than a patch.
+        reduce: working pixels per map pixel along each axis (≥ 1). Starts are multiples of it.
+        starts_px: (n, rank) int64, first corner of each patch, in lexicographic order.
+        mpp: µm per working pixel; None where the frame has no µm.
+    """
+
+    shape_px: tuple[int, ...]
+    patch_px: tuple[int, ...]
+    reduce: int
+    starts_px: NDArray[np.int64]
+    mpp: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.starts_px)
+
+    @property
+    def map_shape(self) -> tuple[int, ...]:
+        """Size of the maps: the working size divided by `reduce`, rounded up."""
+        return tuple(-(-size // self.reduce) for size in self.shape_px)
+
+    @property
+    def map_patch(self) -> tuple[int, ...]:
+        """Size of a patch in map pixels; a remainder smaller than a map pixel is not used."""
+        return tuple(size // self.reduce for size in self.patch_px)
+
+    @property
+    def map_mpp(self) -> float | None:
+        """µm per map pixel."""
+        return None if self.mpp is None else self.mpp * self.reduce
+
+    def bands(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yield (first map row, starts) for each group of patches that begin on the same row."""
+        firsts, where = np.unique(self.starts_px[:, 0], return_index=True)
+        for first, starts in zip(firsts, np.split(self.starts_px, where[1:]), strict=True):
+            yield int(first) // self.reduce, starts
+
+    def remaining(self, rows_done: int) -> Grid:
+        """Return the patches that reach below map row `rows_done`: what a resumed run must read."""
+        ends = self.starts_px[:, 0] // self.reduce + self.map_patch[0]
+        return replace(self, starts_px=self.starts_px[ends > rows_done])
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One patch as read: its pixels and which of them are real.
+
+    Attributes:
+        start_px: first corner in the working frame.
+        pixels: (*patch_px, channels); pixels that are not real hold plausible filling, never
+            a statement about the slide.
+        valid: bool (*patch_px), False beyond the array and where reading failed; None = all real.
+    """
+
+    start_px: tuple[int, ...]
+    pixels: NDArray[np.generic]
+    valid: NDArray[np.bool_] | None = None
+
+
+ReadPatch = Callable[[tuple[int, ...]], Patch]
+
+
+class Predictor(Protocol):
+    """Maps patches to probabilities: (B, *patch, channels) → (B, *patch, C) in [0, 1].
+
+    It gets a copy of the pixels and its answer is copied, so it may reuse its buffers.
+
+    Optional attributes: `name`, `patch` (px), `at_mpp` (µm/px it wants), `classes` (names of C),
+    `batch` (patches per call), `parallel` (calls that may run at once).
+    """
+
+    def __call__(self, patches: Any, /) -> Any: ...  # noqa: ANN401 - arrays of any framework's own types
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The ledger: what became of every working pixel of tissue.
+
+    Counts are working pixels; `tissue` = predicted + read_failed + excluded.
+    """
+
+    tissue: int = 0
+    predicted: int = 0
+    read_failed: int = 0
+    excluded: int = 0
+
+    def __add__(self, other: Coverage) -> Coverage:
+        return Coverage(
+            self.tissue + other.tissue,
+            self.predicted + other.predicted,
+            self.read_failed + other.read_failed,
+            self.excluded + other.excluded,
+        )
+
+    @property
+    def complete(self) -> bool:
+        """True if all tissue that was to be predicted was."""
+        return self.read_failed == 0
+
+
+class MapSink(Protocol):
+    """Where finished rows of maps go: a folder (`maps.py`) or memory (`ArrayMaps`)."""
+
+    rows_done: int
+    coverage: Coverage
+
+    def write(self, row: int, values: Mapping[str, NDArray[np.generic]]) -> None:
+        """Store rows from `row` on; each value is (rows, *rest[, channels])."""
+
+    def commit(self, rows_done: int, coverage: Coverage) -> None:
+        """Everything above `rows_done` is final; `coverage` is its ledger so far."""
+
+
+@dataclass
+class ArrayMaps:
+    """A sink in memory: `arrays[name]` has the shape (*map_shape[, channels])."""
+
+    map_shape: tuple[int, ...]
+    arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    rows_done: int = 0
+    coverage: Coverage = Coverage()
+
+    def write(self, row: int, values: Mapping[str, NDArray[np.generic]]) -> None:
+        """Store rows from `row` on."""
+        for name, block in values.items():
+            if name not in self.arrays:
+                shape = self.map_shape + block.shape[len(self.map_shape) :]
+                self.arrays[name] = np.zeros(shape, block.dtype)
+            self.arrays[name][row : row + len(block)] = block
+
+    def commit(self, rows_done: int, coverage: Coverage) -> None:
+        """Note how far the maps are final."""
+        self.rows_done, self.coverage = rows_done, coverage
+
+
+def stretch_rows(
+    mask: NDArray[np.uint8], map_shape: Sequence[int], row_from: int, row_to: int
+) -> NDArray[np.uint8]:
+    """Rows [row_from, row_to) of a coarse array enlarged to `map_shape` by nearest neighbour.
+
+    A map pixel takes the coarse pixel that holds its centre. `grid.py` and `predict.py` use this
+    one rule, so that what the grid covers is exactly what the ledger asks for.
+    """
+    rows = nearest_index(mask.shape[0], map_shape[0])[row_from:row_to]
+    out = mask[rows]
+    for axis in range(1, mask.ndim):
+        out = out.take(nearest_index(mask.shape[axis], map_shape[axis]), axis=axis)
+    return out
+
+
+def coarsened(codes: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.uint8]:
+    """Wanted codes brought to at most `shape`; what is tissue anywhere in a coarser pixel stays tissue.
+
+    PREDICTED wins over EXCLUDED, EXCLUDED over BACKGROUND. Axes that are not finer than `shape` stay.
+    """
+    rank = np.array([0, 2, 0, 1], np.uint8)[codes]
+    for axis, size in enumerate(shape):
+        if rank.shape[axis] > size:
+            begins = -(-np.arange(size) * rank.shape[axis] // size)
+            rank = np.maximum.reduceat(rank, begins, axis=axis)
+    return np.array([BACKGROUND, EXCLUDED, PREDICTED], np.uint8)[rank]
+
+
+def nearest_index(coarse: int, fine: int) -> NDArray[np.int64]:
+    """Index of the coarse cell under each of `fine` cells' centres along one axis."""
+    return ((2 * np.arange(fine, dtype=np.int64) + 1) * coarse) // (2 * fine)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A weights card: the record, where it lies, and what the pipeline asks of it.
+
+    `record` is the whole JSON object, checked against `card.schema.json`.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """`<task>-<network>-v<n>`."""
+        return str(self.record["name"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the network's softmax."""
+        return tuple(self.record["classes"])
+
+    @property
+    def mpp(self) -> float:
+        """µm per pixel the network was trained at."""
+        return float(self.record["input"]["mpp"])
+
+    @property
+    def patch(self) -> int:
+        """Side of an inference patch in pixels at `mpp`."""
+        return int(self.record["input"]["patch"])
+
+    @property
+    def file(self) -> Path:
+        """The weights file, beside its card."""
+        return self.path.with_name(self.record["file"])
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Output channels that become maps: the positive class of a two-class task, else all."""
+        if len(self.classes) > 2:
+            return tuple(range(len(self.classes)))
+        return (0,) if self.record["activation"] == "sigmoid" else (self.classes.index(self.record["positive"]),)
+
+    @property
+    def kept_classes(self) -> tuple[str, ...]:
+        """Names of the classes in `kept`."""
+        return self.classes if len(self.classes) > 2 else (self.record["positive"],)

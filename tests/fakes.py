@@ -1,0 +1,52 @@
+"""Predictors that need no network; importable by name from the command line."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+
+
+def redness(patches):
+    """(B, P, P, 3) uint8 → the red channel as a probability, (B, P, P, 1)."""
+    return patches[..., :1].astype(np.float32) / 255
+
+
+redness.patch = 256
+redness.classes = ("normal", "tumour")
+
+
+def identity(patches):
+    """The pixels themselves, three classes."""
+    return patches.astype(np.float32) / 255
+
+
+identity.patch = 192
+
+
+def half(patches):
+    """The constant 0.5, two classes."""
+    return np.full((*patches.shape[:-1], 2), 0.5, np.float32)
+
+
+def coarse(patches):
+    """Redness at the resolution of an overview."""
+    return redness(patches)
+
+
+coarse.patch, coarse.at_mpp = 128, 28.97
+
+
+def slow(patches):
+    """Redness, slowly, so that a test can kill it at work."""
+    time.sleep(float(os.environ.get("FAKE_SECONDS", "0.05")))
+    return redness(patches)
+
+
+slow.patch = 256
+
+
+def broken(patches):
+    """Answers outside [0, 1]."""
+    return redness(patches) + 2
