@@ -5,5 +5,9 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["digipath*"]), "digipath.cards", "digipath.webapp"],
     package_dir={"digipath.cards": "weights", "digipath.webapp": "webapp"},
-    package_data={"digipath.cards": ["*.json", "*.weights.h5"], "digipath": ["py.typed"]},
+    package_data={
+        "digipath.cards": ["*.json", "*.weights.h5"],
+        "digipath": ["py.typed"],
+        "digipath.training": ["*.toml"],
+    },
 )

@@ -17,6 +17,7 @@ _PUBLIC = {
     "Segmentation": "digipath.result",
     "build": "digipath.nn",
     "evaluate": "digipath.evaluation",
+    "fetch": "digipath.weights",
     "list_results": "digipath.result",
     "list_weights": "digipath.weights",
     "load": "digipath.networks",
@@ -24,6 +25,7 @@ _PUBLIC = {
     "open_slide": "digipath.slide",
     "segment": "digipath.pipeline",
     "show_weights": "digipath.weights",
+    "train": "digipath.training.experiment",
 }
 
 __all__ = sorted(_PUBLIC)

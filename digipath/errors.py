@@ -18,6 +18,7 @@ A message is one line: what was expected, what was received, what to do, which f
     ├── OutputUnwritable (OSError) the output folder cannot be written, or the disk is full
     ├── CaseBusy (RuntimeError)    another run is writing this folder
     ├── CaseDiffers (RuntimeError) the folder holds results of another input or other settings
+    ├── TrainingDiverged (ArithmeticError) loss or weights of a training are no longer finite
     ├── MissingExtra (ImportError) an optional package is needed and absent
     └── Cancelled (Exception)      the caller's `cancel` said so; the work can be resumed
 """
@@ -83,6 +84,10 @@ class CaseBusy(DigipathError, RuntimeError):
 
 class CaseDiffers(DigipathError, RuntimeError):
     """The case folder holds results of another input or of other settings."""
+
+
+class TrainingDiverged(DigipathError, ArithmeticError):
+    """The loss or the weights of a training became NaN or infinite; the last good weights stay on disk."""
 
 
 class MissingExtra(DigipathError, ImportError):

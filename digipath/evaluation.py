@@ -1,48 +1,31 @@
-"""Score networks on folders of images and masks, through the engine that segments slides."""
+"""Score networks on folders of images and masks, or on the cases of a manifest."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from digipath import networks as choose_networks
-from digipath.annotation import read_mask
-from digipath.engine.predict import predict_maps
-from digipath.engine.reader import BlockReader
-from digipath.engine.views import views_of
+from digipath.annotation import Labels
 from digipath.errors import BadInput
-from digipath.grid import tissue_grid
-from digipath.measure.scores import auroc, dice, jaccard
-from digipath.networks import Networks
-from digipath.pipeline import Settings, working_mpp
-from digipath.slide import open_slide
-from digipath.values import PREDICTED, ArrayMaps, Predictor, Progress, ProgressCallback
+from digipath.scoring import Sample, Scoring, score_cases, summary
+from digipath.training.manifest import read_manifest
+from digipath.values import Predictor, ProgressCallback
 from digipath.weights import DEFAULT
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 
 
-@dataclass(frozen=True)
-class Scored:
-    """One image: its truth and prediction, (rows, columns) each, at the network's resolution."""
-
-    name: str
-    truth: NDArray[np.bool_]
-    probability: NDArray[np.float32]
-
-
 def evaluate(
-    images: str | Path,
-    masks: str | Path,
+    images: str | Path | None = None,
+    masks: str | Path | None = None,
     weights: str = DEFAULT,
     *,
-    mpp: float,
+    manifest: str | Path | None = None,
+    fold: str | None = None,
+    labels: Labels | None = None,
+    mpp: float | None = None,
     threshold: float = 0.5,
     views: int = 1,
     overlap: float = 0.5,
@@ -52,37 +35,60 @@ def evaluate(
     precision: str = "auto",
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
-    """Dice, Jaccard and AUROC of a two-class network over a folder of images and one of masks.
+    """Dice, Jaccard and AUROC of two-class networks over images with masks, or over a manifest's cases.
 
     Args:
         images: folder of JPEG, PNG or TIFF images; masks: folder of masks of the same stems;
-            positive is above 0, in a JPEG above 127.
-        mpp: µm per pixel of the images.
+            positive is above 0, in a JPEG above 127. Images are scored whole.
+        manifest: a table of cases (see `digipath.training.manifest`) instead of the folders; fold:
+            score only the cases whose fold is this. Slides are scored within their tissue.
+        labels: which outlines are positive, where outlines are the truth.
+        mpp: µm per pixel of the images in the folder; a manifest states its own.
         threshold: probability from which a pixel counts as positive.
 
     Returns:
         `mean_dice` over images (an image without positives scores 1 if none is predicted, else
         0), `pooled_dice`, `pooled_jaccard` and `pixel_auroc` over all pixels (None where only
-        one class occurs), `all_positive_pooled_dice` for comparison, and `images` by name.
+        one class occurs), `all_positive_pooled_dice` for comparison, `false_positive_share`, the
+        mean over images without positives (None without one), and `images`, Dice by name.
 
     Raises:
         BadInput: no pairs, or more than one positive class; and what `segment` raises.
     """
+    scoring = Scoring(views, overlap, threshold)
+    scoring.check()
     if predictors is None:
         networks = choose_networks.published(weights, patch=patch, runtime=runtime, precision=precision)
     else:
         networks = choose_networks.own(predictors, patch=patch)
-    if not 0 < threshold <= 1:
-        raise BadInput(f"threshold must be in (0, 1], got {threshold}")
-    Settings(views, overlap, patch=patch).check()
-    if len(networks.classes) != 1:
-        raise BadInput(f"evaluate scores one positive class, these networks have {networks.classes}")
-    pairs = _pairs(Path(images), Path(masks))
-    scored = list(_scored(pairs, networks, mpp, views=views, overlap=overlap, progress=progress))
-    return _scores(scored, threshold)
+    if manifest is not None:
+        if images is not None or masks is not None or mpp is not None:
+            raise BadInput("give a manifest, or folders of images and masks with mpp, not both")
+        samples = _cases(manifest, fold, labels or Labels())
+    else:
+        samples = _pairs(images, masks, mpp)
+    scored = list(score_cases(samples, networks, scoring, labels=labels, progress=progress))
+    scores = [(score.name, score.together) for score in scored]
+    return {
+        "threshold": threshold,
+        **summary(scores),
+        "images": {name: counts.dice for name, counts in scores},
+    }
 
 
-def _pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
+def _cases(path: str | Path, fold: str | None, labels: Labels) -> list[Sample]:
+    manifest = read_manifest(path, labels=labels)
+    cases = [case for case in manifest.cases if fold is None or case.fold == fold]
+    if not cases:
+        folds = ", ".join(sorted({case.fold or "none" for case in manifest.cases}))
+        raise BadInput(f"no case has the fold {fold!r}; the manifest has {folds}: {manifest.path}")
+    return [Sample(case.name, case.slide, case.annotation, case.mpp) for case in cases]
+
+
+def _pairs(images: str | Path | None, masks: str | Path | None, mpp: float | None) -> list[Sample]:
+    if images is None or masks is None or mpp is None:
+        raise BadInput("expected folders of images and of masks with mpp (µm per pixel), or a manifest")
+    images, masks = Path(images), Path(masks)
     for folder in (images, masks):
         if not folder.is_dir():
             raise BadInput(f"expected a folder of images, got {folder}")
@@ -92,58 +98,4 @@ def _pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
         raise BadInput(f"no image ({', '.join(SUFFIXES)}) in {images}")
     if missing := [path.name for path in found if path.stem not in truths]:
         raise BadInput(f"{len(missing)} images have no mask of the same name in {masks}: {', '.join(missing[:3])}")
-    return [(path, truths[path.stem]) for path in found]
-
-
-def _scored(
-    pairs: Sequence[tuple[Path, Path]],
-    networks: Networks,
-    mpp: float,
-    *,
-    views: int,
-    overlap: float,
-    progress: ProgressCallback | None,
-) -> Iterator[Scored]:
-    predictors = networks.load()
-    for index, (image, mask) in enumerate(pairs):
-        if progress is not None:
-            progress(Progress(index, len(pairs), math.nan, image.name))
-        yield _score_one(image, mask, networks, predictors, mpp=mpp, views=views, overlap=overlap)
-
-
-def _score_one(
-    image: Path,
-    mask: Path,
-    networks: Networks,
-    predictors: Sequence[Predictor],
-    *,
-    mpp: float,
-    views: int,
-    overlap: float,
-) -> Scored:
-    with open_slide(image, mpp=mpp) as source:
-        at, _ = working_mpp(source, networks)
-        shape = source.working_size_px(at)
-        everywhere = np.full((1, 1), PREDICTED, np.uint8)
-        grid = tissue_grid(everywhere > 0, shape, (networks.patch, networks.patch), overlap=overlap)
-        maps = ArrayMaps(grid.map_shape)
-        reader = BlockReader(lambda r, c, h, w: source.read_block(r, c, h, w, mpp=at), grid)
-        predict_maps(reader, grid, predictors, everywhere, maps, views=views_of(views), classes=networks.kept)
-    return Scored(image.name, read_mask(mask, shape), maps.arrays["probability"][..., 0].astype(np.float32))
-
-
-def _scores(scored: Sequence[Scored], threshold: float) -> dict[str, Any]:
-    truth = np.concatenate([s.truth.ravel() for s in scored])
-    probability = np.concatenate([s.probability.ravel() for s in scored])
-    per_image = {s.name: dice(s.truth, s.probability >= threshold) for s in scored}
-    both = 0 < truth.sum() < truth.size
-    return {
-        "count": len(scored),
-        "threshold": threshold,
-        "mean_dice": float(np.mean(list(per_image.values()))),
-        "pooled_dice": dice(truth, probability >= threshold),
-        "pooled_jaccard": jaccard(truth, probability >= threshold),
-        "pixel_auroc": auroc(truth, probability) if both else None,
-        "all_positive_pooled_dice": dice(truth, np.ones_like(truth)),
-        "images": per_image,
-    }
+    return [Sample(path.name, path, truths[path.stem], mpp, whole=True) for path in found]

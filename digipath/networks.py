@@ -7,6 +7,7 @@ themselves, which are made only when there is something to predict.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,15 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath.engine.predict import checked
-from digipath.errors import BadInput, BadPredictor
+from digipath.errors import BadCard, BadInput, BadPredictor
 from digipath.runtime import Choice, choose, keras_predictor, openvino_predictor, without_startup_notices
+from digipath.stain import StainReference
 from digipath.values import Card, Predictor
 from digipath.weights import load_card, member_cards, verify
 
 if TYPE_CHECKING:
     import keras
 
-NETWORK_STRIDE_PX = 32  # every network of `nn` takes multiples of this
+NETWORK_STRIDE_PX = 32  # networks of `nn` take multiples of this, unless their card says otherwise
 OWN_PATCH_PX = 512
 
 
@@ -40,6 +42,7 @@ class Networks:
         count: how many.
         cards: the cards behind them, empty for own predictors.
         load: makes the predictors (imports Keras, compiles).
+        stain: the reference to which slides were normalised in training; None: they were not.
     """
 
     mpp: float | None
@@ -50,6 +53,7 @@ class Networks:
     count: int
     cards: tuple[Card, ...]
     load: Callable[[], Sequence[Predictor]]
+    stain: StainReference | None = None
 
 
 def published(
@@ -59,13 +63,16 @@ def published(
 
     Raises:
         UnknownWeights, BadCard, WeightsCorrupt: see `digipath.weights`.
-        BadInput: a patch that is no multiple of 32, an unknown runtime or precision.
+        BadCard: members want slides of different stains, or a stain is stated wrongly.
+        BadInput: a patch that is no multiple of what the networks need, an unknown runtime or precision.
     """
     cards = tuple(member_cards(weights))
+    stain = _stain(cards)
     hashes = {card.name: verify(card) for card in cards}
     side = cards[0].patch if patch is None else patch
-    if side % NETWORK_STRIDE_PX:
-        raise BadInput(f"patch must be a multiple of {NETWORK_STRIDE_PX} px for these networks, got {side}")
+    multiple = math.lcm(*(card.record["input"].get("multiple", NETWORK_STRIDE_PX) for card in cards))
+    if side % multiple:
+        raise BadInput(f"patch must be a multiple of {multiple} px for these networks, got {side}")
     choice = choose(runtime, precision)
     return Networks(
         mpp=cards[0].mpp,
@@ -76,6 +83,7 @@ def published(
         count=len(cards),
         cards=cards,
         load=lambda: _load(cards, side, choice),
+        stain=stain,
     )
 
 
@@ -135,11 +143,32 @@ def _network(card: Card) -> keras.Model:
     from digipath.nn import build  # here, because it imports Keras and its backend
 
     if card.record["kind"] != "network":
-        raise BadInput(f"{card.name} is a {card.record['kind']}; name one of its members: {card.record.get('members')}")
+        members = ", ".join(card.record.get("members", ()))
+        hint = f"name one of its members: {members}" if members else "expected a network"
+        raise BadInput(f"{card.name} is of kind {card.record['kind']}; {hint}")
     verify(card)
     network = build(card.record["network"]["name"], **card.record["network"]["config"])
-    network.load_weights(card.file)
+    if card.record.get("format") == "keras2-h5":
+        from digipath.nn.pretrained import load_legacy
+
+        load_legacy(network, card.file)
+    else:
+        network.load_weights(card.file)
     return network
+
+
+def _stain(cards: Sequence[Card]) -> StainReference | None:
+    """The reference that all cards name in `input.stain`."""
+    records = [card.record["input"].get("stain") for card in cards]
+    for card, record in zip(cards, records, strict=True):
+        if record != records[0]:
+            raise BadCard(f"members {cards[0].name} and {card.name} differ in the stain that slides are brought to")
+    if records[0] is None:
+        return None
+    try:
+        return StainReference.from_record(records[0])
+    except BadInput as error:
+        raise BadCard(f"weights card states a wrong input.stain: {error}: {cards[0].path}") from error
 
 
 def _load(cards: Sequence[Card], patch: int, choice: Choice) -> list[Predictor]:

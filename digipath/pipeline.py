@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath import memory
+from digipath import memory, slide_stain
 from digipath import networks as choose_networks
 from digipath.annotation import rasterise, read_mask, read_outlines
 from digipath.case import Case, file_identity
@@ -32,6 +32,8 @@ from digipath.networks import Networks
 from digipath.reporting import write_report
 from digipath.result import Segmentation, open_result
 from digipath.slide import Overview, Slide, open_slide
+from digipath.slide_stain import Staining
+from digipath.stain import StainReference
 from digipath.tissue import tissue_mask
 from digipath.values import (
     EXCLUDED,
@@ -64,6 +66,7 @@ class Settings:
     tissue: str = "auto"
     patch: int | None = None
     at_mpp: float | None = None
+    stain: str | StainReference | None = None
 
     def check(self) -> None:
         """Refuse what cannot be, before anything is opened."""
@@ -90,6 +93,7 @@ class Plan:
     overview: Overview
     notes: tuple[str, ...]
     pen_px: Mapping[str, int]
+    staining: Staining | None = None
 
 
 def segment(
@@ -104,6 +108,7 @@ def segment(
     at_mpp: float | None = None,
     out_mpp: float | str | None = None,
     tissue: str | Path = "auto",
+    stain: str | Path | StainReference | None = None,
     window: str = "smooth",
     predictors: Sequence[Predictor] | None = None,
     runtime: str = "auto",
@@ -126,6 +131,9 @@ def segment(
         out_mpp: µm per map pixel, or "native"; default 4 × the working resolution.
         tissue: "auto", "all", "white-tiles", or a file: a mask image, or outlines as GeoJSON or
             ASAP XML.
+        stain: bring the slide's stain to a reference before the networks see it: "macenko" or
+            "reinhard" (a published one), a picture or slide to fit Macenko's method on, or a
+            `digipath.stain.StainReference`; "none" for as it is; default what the card says.
         window: "smooth" or "mean" blending of overlapping patches.
         predictors: your own callables instead of `weights`, see `digipath.values.Predictor`.
         runtime: "auto", "keras" or "openvino"; precision: "auto", "f32" or "bf16".
@@ -136,7 +144,9 @@ def segment(
     Raises:
         DigipathError: any branch of the tree in `digipath.errors`; nothing is half-written.
     """
-    settings = Settings(views, 0.5 if overlap is None else overlap, window, out_mpp, str(tissue), patch, at_mpp)
+    stain = str(stain) if isinstance(stain, Path) else stain
+    overlap = 0.5 if overlap is None else overlap
+    settings = Settings(views, overlap, window, out_mpp, str(tissue), patch, at_mpp, stain)
     settings.check()
     with open_slide(slide, mpp=mpp) as source:
         if predictors is None:
@@ -161,7 +171,7 @@ def plan_slide(source: Slide, networks: Networks, settings: Settings) -> Plan:
     """Find the working resolution, the tissue and the patches that cover it.
 
     Raises:
-        MissingResolution, ResolutionTooLow, SlideUnreadable, BadAnnotation.
+        MissingResolution, ResolutionTooLow, SlideUnreadable, BadAnnotation; BadInput: no stain to fit.
     """
     read_mpp, notes = working_mpp(source, networks, settings.at_mpp)
     shape_px = source.working_size_px(read_mpp)
@@ -169,6 +179,7 @@ def plan_slide(source: Slide, networks: Networks, settings: Settings) -> Plan:
     mpp = source.mpp if read_mpp is None else read_mpp
     reduce = _reduce(settings.out_mpp, mpp, source.path)
     wanted, found, pen_px = _wanted(overview, settings.tissue)
+    staining, asked = _staining(source, wanted == PREDICTED, networks, settings.stain, mpp=read_mpp)
     wanted = coarsened(wanted, [-(-size // reduce) for size in shape_px])
     grid = tissue_grid(
         wanted == PREDICTED,
@@ -179,7 +190,7 @@ def plan_slide(source: Slide, networks: Networks, settings: Settings) -> Plan:
         mpp=mpp,
     )
     memory.trim()
-    return Plan(grid, read_mpp, wanted, overview, (*notes, *found), pen_px)
+    return Plan(grid, read_mpp, wanted, overview, (*notes, *asked, *found), pen_px, staining)
 
 
 def working_mpp(
@@ -240,6 +251,29 @@ def _wanted(overview: Overview, tissue: str) -> tuple[NDArray[np.uint8], tuple[s
     return np.where(mask, PREDICTED, 0).astype(np.uint8), (f"Tissue as drawn in {path.name}.",), {}
 
 
+def _staining(
+    source: Slide,
+    tissue: NDArray[np.bool_],
+    networks: Networks,
+    stain: str | StainReference | None,
+    *,
+    mpp: float | None,
+) -> tuple[Staining | None, tuple[str, ...]]:
+    """How to normalise the slide's stain (None: not at all), and a note where the networks learned another."""
+    target = networks.stain if stain is None else slide_stain.reference(stain, mpp=mpp)
+    notes: tuple[str, ...] = ()
+    if networks.cards and target != networks.stain:
+        learned = f"normalised ({networks.stain.method})" if networks.stain else "as they were"
+        seen = f"normalised to another stain ({target.method})" if target else "as it is"
+        notes = (f"The network was trained on slides {learned} and sees this one {seen}, as asked.",)
+    if target is None or not tissue.any():
+        return None, notes
+    try:
+        return Staining(slide_stain.fit_slide(source, tissue, target.method, mpp=mpp), target), notes
+    except BadInput as error:
+        raise BadInput(f"{error}; run with --stain none, or mark stained tissue: {source.path}") from error
+
+
 def _identity(source: Slide, networks: Networks, plan: Plan, settings: Settings) -> dict[str, Any]:
     """All that the maps depend on."""
     tissue = Path(settings.tissue)
@@ -249,6 +283,7 @@ def _identity(source: Slide, networks: Networks, plan: Plan, settings: Settings)
         "weights": dict(networks.identity) | {"patch": networks.patch},
         "settings": asdict(settings)
         | {"working_mpp": plan.grid.mpp, "map_mpp": plan.grid.map_mpp}
+        | {"stain": plan.staining and plan.staining.target.to_record()}
         | ({"tissue": file_identity(tissue)} if tissue.is_file() else {}),
         "digipath": version("digipath"),
     }
@@ -298,7 +333,8 @@ def _reader(source: Slide, plan: Plan, rows_done: int) -> BlockReader:
     def read_block(row: int, column: int, rows: int, columns: int) -> Any:  # noqa: ANN401
         return source.read_block(row, column, rows, columns, mpp=plan.read_mpp)
 
-    return BlockReader(read_block, plan.grid.remaining(rows_done), side)
+    read = plan.staining.applied_to(read_block) if plan.staining else read_block
+    return BlockReader(read, plan.grid.remaining(rows_done), side)
 
 
 def _timings(clock: Clock, **others: float) -> dict[str, float]:
@@ -318,7 +354,9 @@ def _record(source: Slide, plan: Plan, networks: Networks, settings: Settings, *
         "weights": dict(networks.identity),
         "classes": list(networks.classes),
         "settings": asdict(settings)
+        | {"stain": plan.staining and plan.staining.target.method}
         | {"patch_px": networks.patch, "working_mpp": grid.mpp, "map_mpp": grid.map_mpp, "reduce": grid.reduce},
+        "stain": plan.staining and plan.staining.to_record(),
         "working_size_px": list(grid.shape_px),
         "patches": len(grid),
         "tissue_notes": list(plan.notes),

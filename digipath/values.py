@@ -210,11 +210,13 @@ def nearest_index(coarse: int, fine: int) -> NDArray[np.int64]:
 class Card:
     """A weights card: the record, where it lies, and what the pipeline asks of it.
 
-    `record` is the whole JSON object, checked against `card.schema.json`.
+    `record` is the whole JSON object, checked against `card.schema.json`; `folder` is where the
+    weights file lies, None: beside the card.
     """
 
     path: Path
     record: Mapping[str, Any]
+    folder: Path | None = None
 
     @property
     def name(self) -> str:
@@ -238,8 +240,8 @@ class Card:
 
     @property
     def file(self) -> Path:
-        """The weights file, beside its card."""
-        return self.path.with_name(self.record["file"])
+        """The weights file; it may have to be fetched first."""
+        return (self.folder or self.path.parent) / str(self.record["file"])
 
     @property
     def kept(self) -> tuple[int, ...]:

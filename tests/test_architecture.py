@@ -17,12 +17,14 @@ FILES = sorted(PACKAGE.rglob("*.py")) + sorted((ROOT / "webapp").rglob("*.py"))
 # below it and, within a folder, its own family. Sentences and doors import downwards freely.
 WORDS = {"values", "errors", "files", "memory"}
 STAGES = {
-    "annotation", "case", "convert", "engine", "grid", "maps", "measure", "nn",
-    "report", "runtime", "slide", "synthetic", "tissue", "weights",
+    "annotation", "augment", "case", "convert", "engine", "grid", "maps", "measure", "nn",
+    "report", "runtime", "slide", "stain", "synthetic", "tissue", "weights",
 }  # fmt: skip
-SENTENCES = {"networks", "pipeline", "reporting", "result", "evaluation"}
+SENTENCES = {
+    "evaluation", "networks", "pipeline", "reporting", "result", "scoring", "slide_stain", "training",
+}  # fmt: skip
 DOORS = {"__init__", "__main__", "cli", "demo", "progress", "webapp"}
-KERAS_ROOMS = {"nn", "runtime", "explain", "train"}
+KERAS_ROOMS = {"nn", "runtime", "explain", "training"}
 
 
 def room(path: Path) -> str:

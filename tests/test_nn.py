@@ -27,6 +27,7 @@ PARAMETERS = {
     "mobilenetv2": 8_047_441,
     "resnet18": 14_340_570,
     "resnet50": 32_561_114,
+    "xception": 29_443_385,
 }
 
 
@@ -61,12 +62,12 @@ def test_unet_on_jax(backbone):
         "import sys, numpy as np, keras\n"
         "from digipath.nn import build\n"
         "assert keras.backend.backend() == 'jax'\n"
-        f"network = build('unet', backbone={backbone!r}, classes=2, activation='softmax', patch=64)\n"
-        "probability = network.predict(np.zeros((1, 64, 64, 3), 'float32'), verbose=0)\n"
+        f"network = build('unet', backbone={backbone!r}, classes=2, activation='softmax', patch=96)\n"
+        "probability = network.predict(np.zeros((1, 96, 96, 3), 'float32'), verbose=0)\n"
         "assert 'tensorflow' not in sys.modules\n"
         "print(probability.shape, np.allclose(probability.sum(-1), 1, atol=1e-5))\n"
     )
-    assert run_on("jax", script) == "(1, 64, 64, 2) True"
+    assert run_on("jax", script) == "(1, 96, 96, 2) True"
 
 
 def test_small_unet_on_jax():
@@ -156,7 +157,7 @@ def test_networks_of_one_config_take_each_others_weights(tmp_path):
 @pytest.mark.parametrize(
     ("name", "config", "message"),
     [
-        ("unet++", {}, "among unet, unet-small, got 'unet"),
+        ("unet++", {}, "among deeplabv3plus, unet, unet-digipathai, unet-small, got 'unet"),
         ("unet", {"widths": (8, 8)}, "has no setting widths; it has"),
         ("unet", {"backbone": "vgg16"}, "backbone among densenet121"),
         ("unet", {"backbone": "resnet18", "patch": 100}, "multiple of 32 px, got 100"),
@@ -166,6 +167,11 @@ def test_networks_of_one_config_take_each_others_weights(tmp_path):
         ("unet", {"interpolation": "cubic"}, "'bilinear' or 'nearest'"),
         ("unet", {"decoder_filters": (8, 8)}, "five positive"),
         ("unet", {"input_channels": 0}, "at least one input channel"),
+        ("unet", {"backbone": "xception", "patch": 64}, "at least 96 px for the backbone xception, got 64"),
+        ("unet-digipathai", {"backbone": "resnet18"}, "among densenet121, inceptionresnetv2, got 'resnet18'"),
+        ("unet-digipathai", {"decoder_filters": (8, 8)}, "five positive"),
+        ("unet-digipathai", {"classes": 1}, "always 1"),
+        ("unet-digipathai", {"patch": 100}, "multiple of 32 px, got 100"),
         ("unet-small", {"output_stride": 3}, "output stride among"),
         ("unet-small", {"output_stride": 64}, "output stride among"),
         ("unet-small", {"shrink": 0}, "shrink of at least 1"),

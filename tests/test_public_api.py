@@ -15,6 +15,7 @@ PUBLIC = [
     "Segmentation",
     "build",
     "evaluate",
+    "fetch",
     "list_results",
     "list_weights",
     "load",
@@ -22,6 +23,7 @@ PUBLIC = [
     "open_slide",
     "segment",
     "show_weights",
+    "train",
 ]
 
 
@@ -51,7 +53,7 @@ def test_signature_of_segment_is_stable():
     assert list(parameters)[:2] == ["slide", "weights"]
     keywords = {n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     assert keywords == {
-        "out", "views", "overlap", "patch", "mpp", "at_mpp", "out_mpp", "tissue", "window",
+        "out", "views", "overlap", "patch", "mpp", "at_mpp", "out_mpp", "tissue", "stain", "window",
         "predictors", "runtime", "precision", "resume", "progress", "cancel",
     }  # fmt: skip
 
@@ -68,7 +70,7 @@ assert dict(os.environ) == before
 SEGMENTS_WITHOUT_KERAS = """
 import sys
 import digipath
-digipath.segment, digipath.open_slide, digipath.evaluate, digipath.show_weights
+digipath.segment, digipath.open_slide, digipath.evaluate, digipath.show_weights, digipath.train
 assert not {"tensorflow", "keras", "jax", "torch", "openvino"} & set(sys.modules)
 """
 

@@ -16,12 +16,16 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
 
 def _add_evaluate(verbs: Any) -> None:  # noqa: ANN401
     verb = add_verb(
-        verbs, "evaluate", _evaluate, "score networks on a folder of images and a folder of masks",
-        "  digipath evaluate images/ masks/ --mpp 0.5\n  digipath evaluate images/ masks/ --mpp 0.5 --views 8 --json\n",
+        verbs, "evaluate", _evaluate, "score networks on images with masks, or on the cases of a manifest",
+        "  digipath evaluate images/ masks/ --mpp 0.5\n"
+        "  digipath evaluate images/ masks/ --mpp 0.5 --views 8 --json\n"
+        "  digipath evaluate --manifest cases.csv --fold test    slides with outlines, within their tissue\n",
     )
-    verb.add_argument("images", help="folder of JPEG, PNG or TIFF images")
-    verb.add_argument("masks", help="folder of masks of the same names; positive: above 0, in a JPEG above 127")
-    verb.add_argument("--mpp", type=float, required=True, help="µm per pixel of the images")
+    verb.add_argument("images", nargs="?", help="folder of JPEG, PNG or TIFF images")
+    verb.add_argument("masks", nargs="?", help="folder of masks of the same names; positive: > 0, in a JPEG > 127")
+    verb.add_argument("--mpp", type=float, help="µm per pixel of the images")
+    verb.add_argument("--manifest", metavar="CSV", help="cases instead of folders, as for `digipath train`")
+    verb.add_argument("--fold", help="only the cases of this fold of the manifest")
     verb.add_argument("--threshold", type=float, default=0.5, help="probability of a positive pixel (default: 0.5)")
     add_network_options(verb)
     verb.add_argument("--json", action="store_true", help="print all scores, image by image, as JSON")
@@ -34,6 +38,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         scores = evaluate(
             arguments.images,
             arguments.masks,
+            manifest=arguments.manifest,
+            fold=arguments.fold,
             mpp=arguments.mpp,
             threshold=arguments.threshold,
             progress=show,

@@ -28,6 +28,7 @@ def _add_segment(verbs: Any) -> None:  # noqa: ANN401
         "  digipath segment slide.svs --views 8            with aleatoric uncertainty\n"
         "  digipath segment slide.ndpi --tissue all        no tissue detection\n"
         "  digipath segment slide.svs --tissue outlines.geojson\n"
+        "  digipath segment slide.svs --stain macenko      another laboratory's colours\n"
         "  digipath segment slide.svs --predictor my_module:my_network\n",
     )
     verb.add_argument("slide", help="SVS, NDPI, MRXS, SCN, BIF, VMS, TIFF, DICOM; or JPEG, PNG with --mpp")
@@ -39,6 +40,10 @@ def _add_segment(verbs: Any) -> None:  # noqa: ANN401
     verb.add_argument(
         "--tissue", default="auto", metavar="auto|all|white-tiles|FILE",
         help="where to predict: detected, everywhere, tiles that are not white, or a mask or outlines (default: auto)",
+    )
+    verb.add_argument(
+        "--stain", metavar="none|macenko|reinhard|FILE",
+        help="bring the stain to a published reference, or to a picture's or slide's (default: as the card says)",
     )
     verb.add_argument("--window", choices=("smooth", "mean"), default="smooth", help="blending of overlaps")
     verb.add_argument("--no-resume", action="store_true", help="start afresh, removing earlier results in FOLDER")
@@ -56,6 +61,7 @@ def _segment(arguments: argparse.Namespace) -> int:
             at_mpp=arguments.at_mpp,
             out_mpp=arguments.out_mpp,
             tissue=arguments.tissue,
+            stain=arguments.stain,
             window=arguments.window,
             resume=not arguments.no_resume,
             progress=show,

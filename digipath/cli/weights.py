@@ -1,71 +1,185 @@
-"""`digipath weights`."""
+"""`digipath weights`: list, show, fetch, import, verify."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from digipath.cli.common import add_verb, print_result
-from digipath.errors import BadCard, BadInput
+from digipath.cli.common import add_verb, print_result, progress
+from digipath.errors import BadCard, DigipathError, UnknownWeights, WeightsCorrupt
+
+LOG_WIDTH = 160  # of a table in a log, where no window limits it
 
 
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     """Declare the verbs of this file."""
-    _add_weights(verbs)
-
-
-def _add_weights(verbs: Any) -> None:  # noqa: ANN401
     verb = add_verb(
-        verbs, "weights", _weights, "list, show and verify weights",
-        "  digipath weights list\n  digipath weights show lymphnode-unet-v1\n  digipath weights verify\n",
+        verbs, "weights", lambda _: 2, "list, show, fetch, import and verify weights",
+        "  digipath weights list\n"
+        "  digipath weights show lymphnode-unet-v1\n"
+        "  digipath weights fetch digipathai-breast\n"
+        "  digipath weights import digipathai-breast-densenet camelyon_densenet.h5\n"
+        "  digipath weights verify\n",
     )
-    verb.add_argument("action", choices=("list", "show", "verify"))
-    verb.add_argument("name", nargs="?", help="a name from the list (verify: default all)")
-    verb.add_argument("--json", action="store_true")
+    actions = verb.add_subparsers(title="actions", metavar="ACTION", required=True)
+    _add_looking(actions)
+    _add_fetch(actions)
+    _add_import(actions)
 
 
-def _weights(arguments: argparse.Namespace) -> int:
-    from digipath.weights import list_weights, show_weights
+def _add_looking(actions: Any) -> None:  # noqa: ANN401
+    _action(
+        actions, "list", _list, "what there is, and what of it is here",
+        "  digipath weights list\n  digipath weights list --json\n",
+    )
+    show = _action(
+        actions, "show", _show, "the card of some weights: data, scores, licence, limits",
+        "  digipath weights show digipathai-breast\n",
+    )
+    show.add_argument("name", help="a name from the list, or a card file")
+    verify = _action(
+        actions, "verify", _verify, "check the files that are here against their cards",
+        "  digipath weights verify\n  digipath weights verify lymphnode-unet-v1\n",
+    )
+    verify.add_argument("name", nargs="?", help="a name from the list, or a card file (default: all that are here)")
 
-    if arguments.action == "list":
-        cards = [_card_or_reason(name) for name in list_weights()]
-        return print_result(cards, arguments.json, lambda: _print_cards(cards))
-    if arguments.action == "verify":
-        return _verify([arguments.name] if arguments.name else list_weights(), arguments.json)
-    if arguments.name is None:
-        raise BadInput(f"weights show needs a name, one of: {', '.join(list_weights())}")
+
+def _add_fetch(actions: Any) -> None:  # noqa: ANN401
+    verb = _action(
+        actions, "fetch", _fetch, "download weights; an interrupted download goes on",
+        "  digipath weights fetch digipathai-breast                  the three networks of an ensemble\n"
+        "  digipath weights fetch digipathai-breast --from /media/usb   files that were carried here\n"
+        "  HTTPS_PROXY=http://proxy:3128 digipath weights fetch imagenet-densenet121\n",
+    )
+    verb.add_argument("name", nargs="+", help="a name from the list")
+    verb.add_argument(
+        "--from", dest="source", metavar="FOLDER|URL",
+        help="a folder, or the https address of a mirror, that holds the files by their published names",
+    )
+
+
+def _add_import(actions: Any) -> None:  # noqa: ANN401
+    verb = _action(
+        actions, "import", _import, "install a weights file brought by hand, or a card of your own",
+        "  digipath weights import digipathai-breast-densenet camelyon_densenet.h5\n"
+        "  digipath weights import run/ensemble-v1.json    your own card, with its weights and members\n",
+    )
+    verb.add_argument("name", metavar="NAME|CARD.json", help="a name from the list, or your card file")
+    verb.add_argument("file", nargs="?", help="the weights file, for a name from the list")
+    verb.add_argument("--force", action="store_true", help="replace other weights of that name")
+
+
+def _action(
+    actions: Any, name: str, run: Callable[[argparse.Namespace], int], help: str, examples: str  # noqa: ANN401
+) -> argparse.ArgumentParser:
+    action = add_verb(actions, name, run, help, examples)
+    action.add_argument("--json", action="store_true", help="print as JSON")
+    return action
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from digipath.weights import list_weights
+
+    rows = [_row_or_reason(name) for name in list_weights()]
+    return print_result(rows, arguments.json, lambda: _print_rows(rows))
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from digipath.weights import show_weights
+
     card = show_weights(arguments.name)
     return print_result(card, arguments.json, lambda: _print_record(card))
 
 
-def _card_or_reason(name: str) -> dict[str, Any]:
-    """A card, or what is wrong with it: one broken card must not hide the others."""
-    from digipath.weights import show_weights
+def _fetch(arguments: argparse.Namespace) -> int:
+    from digipath.weights import fetch
+
+    found = {}
+    for name in arguments.name:
+        with progress(arguments.json) as show:
+            found[name] = [str(path) for path in fetch(name, source=arguments.source, progress=show)]
+    return print_result(found, arguments.json, lambda: [print(path) for paths in found.values() for path in paths])
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from digipath.weights import import_weights
+
+    installed = [str(path) for path in import_weights(arguments.name, arguments.file, force=arguments.force)]
+    return print_result(installed, arguments.json, lambda: [print(path) for path in installed])
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    """Of one name everything must be here and whole; of all names what is here must be whole."""
+    from digipath.weights import cards_with_files, list_weights, load_card, verify
+
+    if arguments.name:
+        found = {card.name: verify(card, asked=arguments.name) for card in cards_with_files(load_card(arguments.name))}
+        return print_result(found, arguments.json, lambda: _print_verified(found))
+    results: dict[str, str | None] = {}
+    damaged: list[DigipathError] = []
+    for name in list_weights():
+        try:
+            card = load_card(name)
+            if "file" in card.record:
+                results[name] = verify(card)
+        except UnknownWeights:
+            results[name] = None
+        except (WeightsCorrupt, BadCard) as error:
+            damaged.append(error)
+    print_result(results, arguments.json, lambda: _print_verified(results))
+    if damaged:  # after the others were shown; one line, as every error
+        raise damaged[0] if len(damaged) == 1 else WeightsCorrupt("; ".join(map(str, damaged)))
+    return 0
+
+
+def _print_verified(results: dict[str, Any]) -> None:
+    for name, sha256 in results.items():
+        if sha256 is not None:
+            print(f"{name}: sha256 {sha256}")
+    if skipped := [name for name, sha256 in results.items() if sha256 is None]:
+        print(f"skipped, not fetched: {', '.join(skipped)}")
+
+
+def _row_or_reason(name: str) -> dict[str, Any]:
+    """A card with what is here of it, or what is wrong with it: one broken card must not hide the others."""
+    from digipath.weights import cards_with_files, load_card, whereabouts
 
     try:
-        return show_weights(name)
-    except BadCard as error:
-        return {"name": name, "kind": "BROKEN", "task": str(error), "input": {}, "licence": "–"}
+        card = load_card(name)
+        behind = cards_with_files(card)
+    except (BadCard, UnknownWeights) as error:
+        return {"name": name, "kind": "BROKEN", "task": str(error), "input": {}, "here": "–", "size": "–"}
+    states = [whereabouts(each) for each in behind]
+    here = sum(each.file.is_file() for each in behind)
+    known = states[0] if len(set(states)) == 1 else f"{here} of {len(behind)} here"
+    return {**card.record, "here": known, "size": _size(behind)}
 
 
-def _verify(names: Sequence[str], as_json: bool) -> int:
-    from digipath.weights import load_card, verify
+def _size(cards: Sequence[Any]) -> str:
+    """Megabytes of the files: as they are here, as the cards say, or at least the networks' parameters."""
+    sizes = [card.file.stat().st_size if card.file.is_file() else card.record["bytes"] for card in cards]
+    if None not in sizes:
+        return f"{sum(sizes) / 1e6:.0f} MB"
+    least = sum(size or 4 * card.record.get("parameters", 0) for size, card in zip(sizes, cards, strict=True))
+    return f"≥ {least / 1e6:.0f} MB" if least else "not stated"
 
-    cards = [load_card(name) for name in names]
-    found = {card.name: verify(card) for card in cards if "file" in card.record}
-    return print_result(found, as_json, lambda: [print(f"{name}: sha256 {value}") for name, value in found.items()])
 
-
-def _print_cards(cards: Sequence[dict[str, Any]]) -> None:
+def _print_rows(rows: Sequence[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "kind", "task", "µm/px", "licence")
-    for card in cards:
-        mpp = str(card["input"].get("mpp", "–"))
-        table.add_row(card["name"], card["kind"], card["task"], mpp, card["licence"])
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    table = Table("name", "kind", "µm/px", "size", "here", "task")
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    for row in rows:
+        mpp = str(row["input"].get("mpp", "–"))
+        table.add_row(row["name"], row["kind"], mpp, row["size"], row["here"], row["task"])
+    console.print(table)
+    console.print("`digipath weights show NAME` tells licence, data, scores and limits; `fetch NAME` brings it here.")
 
 
 def _print_record(record: dict[str, Any], indent: str = "") -> None:

@@ -11,7 +11,8 @@ from digipath.nn.checks import check_head, spatial_shape
 from digipath.nn.segmentation_library import build_unet
 
 STRIDE = 32  # px per cell of the deepest features
-BACKBONES = ("densenet121", "efficientnetb0", "inceptionresnetv2", "mobilenetv2", "resnet18", "resnet50")
+XCEPTION_PATCH = 96  # px; its library refuses sides under 71
+BACKBONES = ("densenet121", "efficientnetb0", "inceptionresnetv2", "mobilenetv2", "resnet18", "resnet50", "xception")
 
 
 def unet(
@@ -27,7 +28,7 @@ def unet(
     """U-Net over an ImageNet-style encoder, with random weights; fully convolutional.
 
     Args:
-        backbone: the encoder, one of `BACKBONES`.
+        backbone: the encoder, one of `BACKBONES`; "xception" is the one of 2017, DeepLab's is longer.
         classes: channels of the output.
         activation: "sigmoid" (each class by itself), "softmax" (the classes exclude each other) or
             "linear" (logits).
@@ -52,6 +53,8 @@ def unet(
     """
     if backbone not in BACKBONES:
         raise BadInput(f"expected a backbone among {', '.join(BACKBONES)}, got {backbone!r}")
+    if backbone == "xception" and patch is not None and patch < XCEPTION_PATCH:
+        raise BadInput(f"expected a patch of at least {XCEPTION_PATCH} px for the backbone xception, got {patch}")
     if interpolation not in ("bilinear", "nearest"):
         raise BadInput(f"expected interpolation 'bilinear' or 'nearest', got {interpolation!r}")
     if len(decoder_filters) != 5 or min(decoder_filters) < 1:

@@ -1,0 +1,1 @@
+"""Training: manifest → splits → patches → networks → weights with cards."""

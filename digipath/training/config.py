@@ -1,0 +1,363 @@
+"""The settings of a training, read from TOML: strict, so that a misspelt key is never ignored."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from digipath.annotation import Labels
+from digipath.augment import Augmentation
+from digipath.errors import BadInput, NotFound
+from digipath.scoring import Scoring
+from digipath.stain import REFERENCES
+from digipath.training.manifest import Manifest, folder_manifest, read_manifest
+from digipath.training.sampling import Sampling
+from digipath.training.schedule import Schedule
+
+STRIDE_PX = 32  # every network takes multiples of this
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+KINDS = ("single", "k-fold", "nested")
+NONE = "none"  # how TOML, which has no null, says None
+
+
+class Section(Protocol):
+    """A dataclass of settings that knows their ranges."""
+
+    def check(self) -> None: ...
+
+
+T = TypeVar("T", bound=Section)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the cases are: a manifest, or folders of images and masks at `mpp` µm per pixel.
+
+    classes: negative, positive. positive, negative: labels of outlines, empty for the usual ones.
+    """
+
+    manifest: Path | None = None
+    images: Path | None = None
+    masks: Path | None = None
+    mpp: float | None = None
+    classes: tuple[str, ...] = ("normal", "tumour")
+    positive: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Refuse what cannot be."""
+        folders = (self.images, self.masks, self.mpp)
+        if None in folders if self.manifest is None else any(folders):
+            raise BadInput("expected manifest, or images, masks and mpp together")
+        if len(set(self.classes)) != 2:
+            raise BadInput(f"expected two classes, negative and positive, got {list(self.classes)}")
+
+    @property
+    def labels(self) -> Labels:
+        """Which outlines are lesions."""
+        given = {"positive": self.positive, "negative": self.negative}
+        return Labels(**{side: labels for side, labels in given.items() if labels})
+
+    def read(self) -> Manifest:
+        """The cases. Raises what `read_manifest` and `folder_manifest` raise."""
+        if self.manifest is not None:
+            return read_manifest(self.manifest, classes=self.classes, labels=self.labels)
+        if self.images is None or self.masks is None or self.mpp is None:
+            raise BadInput("expected manifest, or images, masks and mpp together")
+        return folder_manifest(self.images, self.masks, mpp=self.mpp, classes=self.classes)
+
+
+@dataclass(frozen=True)
+class Input:
+    """What the networks see: network input = uint8 RGB × scale + offset, at `mpp` µm per pixel.
+
+    patch: side in px when the networks are used; training_patch: while they are trained.
+    stain: normalise every slide to the reference of this method, or not at all.
+    """
+
+    mpp: float
+    patch: int = 512
+    training_patch: int = 256
+    scale: float = 1 / 127.5
+    offset: float = -1.0
+    stain: str | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be."""
+        if self.mpp <= 0:
+            raise BadInput(f"expected mpp above 0, got {self.mpp}")
+        for name in ("patch", "training_patch"):
+            side = getattr(self, name)
+            if side < STRIDE_PX or side % STRIDE_PX:
+                raise BadInput(f"expected {name} to be a multiple of {STRIDE_PX} px, got {side}")
+        if self.stain is not None and self.stain not in REFERENCES:
+            raise BadInput(f"expected stain to be {NONE} or one of {', '.join(REFERENCES)}, got {self.stain!r}")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of the ensemble; what it does not say itself, it shares with the others.
+
+    network, config: name and settings for `digipath.build`. encoder: name of the card whose weights
+    the encoder begins with. scale, offset: of its input. schedule: settings that differ from [schedule].
+    """
+
+    name: str
+    network: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    encoder: str | None = None
+    scale: float | None = None
+    offset: float | None = None
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Refuse what cannot be."""
+        if not NAME.fullmatch(self.name):
+            raise BadInput(f"expected a name of lower-case letters, digits and single hyphens, got {self.name!r}")
+        if (self.classes, self.activation) not in ((1, "sigmoid"), (2, "softmax")):
+            raise BadInput(
+                f"expected config with classes = 1 and activation = \"sigmoid\", or 2 and \"softmax\", "
+                f"got {self.classes} and {self.activation!r}"
+            )
+
+    @property
+    def classes(self) -> int:
+        """Channels of the output."""
+        return int(self.config.get("classes", 1))
+
+    @property
+    def activation(self) -> str:
+        """Of the output."""
+        return str(self.config.get("activation", "sigmoid"))
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The `network` entry of its card; classes and activation are always written out."""
+        head = {"classes": self.classes, "activation": self.activation}
+        return {"name": self.network, "config": {**self.config, **head}}
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """How cases are parted, always by patient; see `digipath.training.runs` for the three kinds.
+
+    folds: of "k-fold" and "nested". inner: folds of the inner split of "nested", 0 for none.
+    validation, test: shares of the patients in "single". ensemble: which networks the shipped
+    ensemble has: "one-fold-each" or "all" of them, or "final", each member once more on all cases.
+    validation_patches: over which the validation loss is taken.
+    """
+
+    kind: str = "single"
+    folds: int = 5
+    inner: int = 0
+    validation: float = 0.2
+    test: float = 0.2
+    seed: int = 0
+    ensemble: str = "all"
+    validation_patches: int = 256
+
+    def check(self) -> None:
+        """Refuse what cannot be."""
+        if self.kind not in KINDS:
+            raise BadInput(f"expected kind to be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.folds < 2 or self.inner < 0 or self.inner == 1:
+            raise BadInput(f"expected folds ≥ 2, and inner 0 or ≥ 2, got {self.folds} and {self.inner}")
+        if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
+            raise BadInput(f"expected shares that leave cases to train on, got {self.validation} and {self.test}")
+        if self.ensemble not in ("one-fold-each", "all", "final"):
+            raise BadInput(f"expected ensemble to be one-fold-each, all or final, got {self.ensemble!r}")
+        for name, least in (("validation_patches", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise BadInput(f"expected {name} of at least {least}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class CardText:
+    """What a card says besides numbers; `name` begins the names of all cards."""
+
+    name: str
+    task: str
+    licence: str = "not stated"
+    citation: str = "not stated"
+    intended_use: str = "Research use only. Not for diagnostic procedures."
+    limits: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Refuse what cannot be."""
+        if not NAME.fullmatch(self.name):
+            raise BadInput(f"expected a name of lower-case letters, digits and single hyphens, got {self.name!r}")
+        if not self.task:
+            raise BadInput("expected a task, got an empty text")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a training. `seed` begins every random draw but the split's, which has its own."""
+
+    data: Data
+    input: Input
+    members: tuple[Member, ...]
+    schedule: Schedule
+    card: CardText
+    sampling: Sampling
+    augmentation: Augmentation | None
+    split: Splitting
+    score: Scoring
+    seed: int = 0
+
+    def schedule_of(self, member: Member) -> Schedule:
+        """The common schedule with what the member changes."""
+        return replace(self.schedule, **member.schedule)
+
+    def scaling_of(self, member: Member) -> tuple[float, float]:
+        """Scale and offset of the member's input."""
+        scale = self.input.scale if member.scale is None else member.scale
+        return scale, self.input.offset if member.offset is None else member.offset
+
+    def record(self) -> dict[str, Any]:
+        """All that results depend on as plain values; files count by their content, not by their place."""
+        record = dataclasses.asdict(self)
+        record["data"] = {"classes": self.data.classes, "labels": dataclasses.asdict(self.data.labels)}
+        return record
+
+
+def read_config(path: str | Path, *, seed: int | None = None) -> Config:
+    """Read and check a training's TOML file; `example()` shows every setting.
+
+    Args:
+        seed: instead of the file's own.
+
+    Raises:
+        NotFound: no such file. BadInput: no TOML, a key or section that does not exist, a value of
+            the wrong type or out of range; the message names file, section and key.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise NotFound(f"expected a training configuration, {error.strerror}: {path}") from error
+    except ValueError as error:  # no UTF-8, or no TOML
+        raise BadInput(f"expected a training configuration in TOML, got {error}: {path}") from error
+    try:
+        config = _config(table, path.parent)
+    except BadInput as error:
+        raise BadInput(f"{error}: {path}") from error
+    config = config if seed is None else replace(config, seed=seed)
+    if config.seed < 0:
+        raise BadInput(f"expected seed of at least 0, got {config.seed}: {path}")
+    return config
+
+
+def example() -> str:
+    """A commented configuration with every setting."""
+    return (resources.files("digipath.training") / "example.toml").read_text(encoding="utf-8")
+
+
+SECTIONS = ("seed", "data", "input", "member", "schedule", "sampling", "augmentation", "split", "score", "card")
+
+
+def _config(table: Mapping[str, Any], base: Path) -> Config:
+    if unknown := [key for key in table if key not in SECTIONS]:
+        raise BadInput(f"there is no {unknown[0]!r}; known at the top are {', '.join(SECTIONS)}")
+
+    def section(name: str, kind: type[T], **given: Any) -> T:  # noqa: ANN401
+        return _parsed(kind, table.get(name, {}), f"[{name}]", base, given)
+
+    seed = _typed(table.get("seed", 0), int, "seed", base)
+    given = section("input", Input)
+    augmentation = None if table.get("augmentation") == NONE else section("augmentation", Augmentation)
+    schedule = section("schedule", Schedule)
+    # Runs put in their own seed and length of an epoch.
+    patches = {"mpp": given.mpp, "patch_px": given.training_patch, "patches_per_epoch": 1, "seed": 0}
+    return Config(
+        data=section("data", Data),
+        input=given,
+        members=_members(table.get("member", []), base, schedule),
+        schedule=schedule,
+        card=section("card", CardText),
+        sampling=section("sampling", Sampling, **patches),
+        augmentation=augmentation,
+        split=section("split", Splitting),
+        score=section("score", Scoring),
+        seed=seed,
+    )
+
+
+def _members(tables: object, base: Path, schedule: Schedule) -> tuple[Member, ...]:
+    if not isinstance(tables, list) or not tables:
+        raise BadInput("expected at least one [[member]] with name and network")
+    members = tuple(_parsed(Member, table, f"[[member]] {number}", base) for number, table in enumerate(tables, 1))
+    names = [member.name for member in members]
+    if len(set(names)) < len(names):
+        raise BadInput(f"expected members of different names, got {', '.join(names)}")
+    found = []
+    for member in members:
+        where, known = f"[member.schedule] of {member.name}", _settings(Schedule)
+        changes = _values(known, member.schedule, where, base)
+        _checked(replace(schedule, **changes), where)
+        found.append(replace(member, schedule=changes))
+    return tuple(found)
+
+
+def _parsed(kind: type[T], table: object, where: str, base: Path, given: Mapping[str, Any] | None = None) -> T:
+    """A dataclass from a TOML table; `given` holds the fields that have no key of their own."""
+    given = given or {}
+    known = {name: hint for name, hint in _settings(kind).items() if name not in given}
+    if not isinstance(table, dict):
+        raise BadInput(f"{where} must be a section, got {table!r}")
+    values = _values(known, table, where, base)
+    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]  # type: ignore[arg-type]
+    if missing := [name for name in required if name not in values and name not in given]:
+        raise BadInput(f"{where} lacks {', '.join(missing)}")
+    return _checked(kind(**values, **given), where)
+
+
+def _checked(made: T, where: str) -> T:
+    try:
+        made.check()
+    except BadInput as error:
+        raise BadInput(f"{where} {error}") from error
+    return made
+
+
+def _settings(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _values(known: Mapping[str, Any], table: Mapping[str, Any], where: str, base: Path) -> dict[str, Any]:
+    if unknown := [key for key in table if key not in known]:
+        raise BadInput(f"{where} has no {unknown[0]!r}; known are {', '.join(known)}")
+    return {key: _typed(value, known[key], f"{where} {key}", base) for key, value in table.items()}
+
+
+def _typed(value: Any, hint: Any, where: str, base: Path) -> Any:  # noqa: ANN401
+    """A TOML value as its annotation asks: whole numbers pass as float, paths start at the file's folder."""
+    hints = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value == NONE and types.NoneType in hints:
+        return None
+    for kind in hints:
+        if kind is Path and isinstance(value, str):
+            return base / value
+        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if typing.get_origin(kind) is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        if typing.get_origin(kind) is Mapping and isinstance(value, dict):
+            return value
+        if kind in (str, int, bool) and type(value) is kind:
+            return value
+    raise BadInput(f"{where} must be {_in_words(hints)}, got {value!r}")
+
+
+def _in_words(hints: tuple[Any, ...]) -> str:
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
+    rest = {tuple: "a list of texts", Mapping: "a table", types.NoneType: f'"{NONE}"'}
+    return " or ".join(words.get(hint) or rest.get(typing.get_origin(hint) or hint, str(hint)) for hint in hints)

@@ -1,0 +1,354 @@
+"""Training patches straight from slides: balanced, augmented, and the same on every run.
+
+`PatchSource.patch(index)` depends on the seed and the index alone. `batches` feeds a network with
+patches first, first + 1, …, made ahead in parallel; a restarted training goes on at its index.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath.annotation import Labels
+from digipath.augment import Augmentation, augment, source_px
+from digipath.errors import BadInput, DigipathError, SlideUnreadable
+from digipath.slide_stain import fit_slide
+from digipath.stain import Normaliser, StainReference, normaliser
+from digipath.training.manifest import TrainingCase
+from digipath.training.readers import CaseReader, Readers
+from digipath.training.sampling import Draw, Draws, Places, Position, Sampling, place_window
+
+__all__ = ["PatchSource", "Sampling", "batches", "keras_batches", "tensorflow_batches"]
+
+TRIES = 64  # places drawn for one patch before its slide counts as unreadable
+FREE_TRIES = 16  # of them with shift and zoom; after that the class of the patch comes first
+AHEAD = 2  # batches made before they are asked for
+
+Sample = tuple[NDArray[np.float32], NDArray[np.float32]]  # image (P, P, 3), mask (P, P, 1)
+
+
+@dataclass(frozen=True)
+class _Surveyed:
+    """What is known of a case before the first patch.
+
+    sure: a pixel (row, column) of lesion, None without; normalise: its stain to the target's.
+    """
+
+    places: Places
+    sure: Position | None
+    normalise: Normaliser | None
+
+
+class PatchSource:
+    """Patches of cases, by index; a context manager, safe to call from many threads.
+
+    Args:
+        cases: slides with their annotations; a case's `mpp` overrides what its slide states.
+        sampling: where patches are drawn.
+        augmentation: None: patches as they are, for validation.
+        labels: which outlines are lesions.
+        stain: bring every slide's stain to this one, fitted on the slide's own tissue.
+
+    Attributes:
+        unreadable: places drawn so far that could not be read and were drawn again.
+        failure: the last error that `patch` raised; frameworks that call it hide its kind.
+
+    Raises:
+        BadInput: a setting out of range, no case, or a class of which no patch can be drawn.
+        ResolutionTooLow: a slide is more than twice as coarse as `sampling.mpp`.
+        MissingResolution, SlideNotFound, SlideUnreadable, BadAnnotation: about a case's files.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[TrainingCase],
+        sampling: Sampling,
+        *,
+        augmentation: Augmentation | None,
+        labels: Labels | None = None,
+        stain: StainReference | None = None,
+    ) -> None:
+        sampling.check()
+        if augmentation is not None:
+            augmentation.check()
+        if not cases:
+            raise BadInput("expected at least one case to draw patches from, received none")
+        self.cases = tuple(cases)
+        self.sampling = sampling
+        self.augmentation = augmentation
+        self.unreadable = 0
+        self.failure: DigipathError | None = None
+        self._labels = Labels() if labels is None else labels
+        self._stain = stain
+        self._counting = threading.Lock()
+        self._readers = Readers(self._open)
+        with ThreadPoolExecutor(_workers(None)) as pool:
+            self._surveyed = tuple(pool.map(self._survey, range(len(self.cases))))
+        self._draws = Draws([surveyed.places for surveyed in self._surveyed], sampling)
+        self._check_classes()
+
+    def __enter__(self) -> PatchSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the slides; patches asked for later open them again."""
+        self._readers.close()
+
+    def patch(self, index: int) -> Sample:
+        """The patch of an index ≥ 0 and its mask: a pure function of the seed and the index.
+
+        Returns (P, P, 3) float32 in [0, 255] and (P, P, 1) float32, 1 in lesions, else 0.
+        Raises SlideUnreadable if none of its slide's places drawn for it can be read.
+        """
+        if index < 0:
+            raise BadInput(f"expected the index of a patch from 0 on, received {index}")
+        draw = self._draws[index]
+        try:
+            with self._readers.borrow(draw.case) as reader:
+                for attempt in range(TRIES):
+                    found = self._attempt(reader, draw, index, attempt)
+                    if found is not None:
+                        return found
+            raise SlideUnreadable(
+                f"expected a readable slide, {TRIES} places drawn for patch {index} gave none; "
+                f"copy or export the file again, or leave it out: {self.cases[draw.case].slide}"
+            )
+        except DigipathError as error:
+            self.failure = error
+            raise
+
+    def _attempt(self, reader: CaseReader, draw: Draw, index: int, attempt: int) -> Sample | None:
+        """One place drawn and read; None if it cannot be read or does not show what was drawn."""
+        rng = np.random.default_rng((self.sampling.seed, index, attempt))
+        free = attempt < FREE_TRIES
+        settings = self.augmentation
+        if settings is not None and not free:
+            settings = replace(settings, scale=0.0)
+        side = self.sampling.patch_px if settings is None else source_px(settings, self.sampling.patch_px)
+        anchor = self._anchor(reader, draw, attempt, rng)
+        if anchor is None:
+            return None
+        start = place_window(anchor, side, reader.size_px, self.sampling.shift_px if free else 0, rng)
+        mask = reader.lesions(start, side)
+        if draw.positive not in (None, bool(mask.any())):
+            return None
+        pixels, readable = reader.pixels(start, side)
+        if not readable:
+            with self._counting:
+                self.unreadable += 1
+            return None
+        normalise = self._surveyed[draw.case].normalise
+        if normalise is not None:
+            pixels = normalise(pixels)
+        image: NDArray[Any] = pixels
+        truth: NDArray[Any] = mask[..., None]
+        if settings is not None:
+            image, truth = augment(image, truth, settings, rng)
+        if draw.positive not in (None, bool(truth.any())):
+            return None  # the zoom pushed a small lesion out of the picture
+        return image.astype(np.float32, copy=False), truth.astype(np.float32)
+
+    def _anchor(self, reader: CaseReader, draw: Draw, attempt: int, rng: np.random.Generator) -> Position | None:
+        """The pixel about which the window lies; None if the cell drawn shows no lesion at this resolution."""
+        surveyed, free = self._surveyed[draw.case], attempt < FREE_TRIES
+        places = surveyed.places
+        if draw.positive:
+            if attempt == TRIES - 1:
+                return surveyed.sure
+            cells = places.cells_of(draw.lesion if free else None)
+            pixels = reader.lesion_pixels(places.box(rng.choice(cells)))
+            if not len(pixels):
+                return None
+            row, col = pixels[rng.integers(len(pixels))]
+            return int(row), int(col)
+        cell = rng.choice(places.tissue if draw.positive is None else places.normal)
+        if not free:
+            return places.centre(cell)
+        row, col, rows, cols = places.box(cell)
+        return row + int(rng.integers(rows)), col + int(rng.integers(cols))
+
+    def _open(self, case: int) -> CaseReader:
+        return CaseReader(self.cases[case], self.sampling.mpp, self._labels)
+
+    def _survey(self, case: int) -> _Surveyed:
+        """Look at a case as a whole: tissue, lesions, stain."""
+        with self._readers.borrow(case) as reader:
+            overview = reader.slide.overview()
+            tissue = reader.find_tissue(overview, self.sampling)
+            window = self.sampling.patch_px
+            if self.augmentation is not None:
+                window = source_px(self.augmentation, window)
+            places = reader.places(tissue, overview, window, self.sampling.patch_px)
+            sure = _first_lesion_pixel(reader, places)
+            if sure is None:  # what lesion there is vanishes at this resolution
+                places = replace(places, tumour=places.tumour[:0], lesion_ends=places.lesion_ends[:0])
+            return _Surveyed(places, sure, self._normaliser(reader, tissue))
+
+    def _normaliser(self, reader: CaseReader, tissue: NDArray[np.bool_]) -> Normaliser | None:
+        if self._stain is None:
+            return None
+        try:
+            return normaliser(fit_slide(reader.slide, tissue, self._stain.method, mpp=reader.mpp), self._stain)
+        except BadInput as error:
+            raise BadInput(
+                f"{error}; leave it out or train without stain normalisation: {reader.slide.path}"
+            ) from error
+
+    def _check_classes(self) -> None:
+        """Refuse a share of a class that no case can show."""
+        share, first = self.sampling.positive_share, self.cases[0].slide
+        among = f"in any of {len(self.cases)} case(s), the first of them {first}"
+        if share is None:
+            if not self._draws.area_px:
+                raise BadInput(f'expected tissue, found none; if all of it is tissue, set tissue = "all": {among}')
+            return
+        if share > 0 and not self._draws.with_tumour:
+            raise BadInput(
+                f"empty class: positive_share {share:g} asks for tumour, but there is no lesion pixel; check the "
+                f"annotations and their labels, or set positive_share to none: {among}"
+            )
+        if share < 1 and not self._draws.with_normal:
+            raise BadInput(
+                f"empty class: positive_share {share:g} asks for patches without tumour, but no tissue of "
+                f"{self.sampling.patch_px} px is free of it; add normal cases, take smaller patches, or set "
+                f"positive_share to none: {among}"
+            )
+
+
+def batches(
+    source: PatchSource,
+    *,
+    batch: int,
+    scale: float,
+    offset: float,
+    first: int = 0,
+    count: int | None = None,
+    workers: int | None = None,
+) -> Any:  # noqa: ANN401 - of the backend
+    """Batches of patches first, first + 1, … for Keras, made ahead by `workers` threads.
+
+    Each is (B, P, P, 3) float32, RGB × scale + offset, and (B, P, P, 1) float32. count: of patches,
+    the last batch may be smaller; None: endless, all batches full. workers: None: one per core.
+
+    Returns a tf.data.Dataset on the TensorFlow backend, else a keras.utils.PyDataset with the same
+    numbers. Raises BadInput for a batch, count or workers below 1 or `first` below 0.
+    """
+    import keras
+
+    make = tensorflow_batches if keras.backend.backend() == "tensorflow" else keras_batches
+    return make(source, batch=batch, scale=scale, offset=offset, first=first, count=count, workers=workers)
+
+
+def tensorflow_batches(
+    source: PatchSource,
+    *,
+    batch: int,
+    scale: float,
+    offset: float,
+    first: int = 0,
+    count: int | None = None,
+    workers: int | None = None,
+) -> Any:  # noqa: ANN401 - a tf.data.Dataset
+    """`batches` as a tf.data.Dataset."""
+    import tensorflow as tf
+
+    _check(batch, first, count, workers)
+    sample, side = _scaled(source, scale, offset), source.sampling.patch_px
+
+    def load(index: Any) -> tuple[Any, Any]:  # noqa: ANN401 - tensors
+        image, mask = tf.numpy_function(sample, [index], [tf.float32, tf.float32])
+        return tf.ensure_shape(image, (side, side, 3)), tf.ensure_shape(mask, (side, side, 1))
+
+    indices = tf.data.Dataset.counter(first)
+    if count is not None:
+        indices = indices.take(count)
+    patches = indices.map(load, num_parallel_calls=_workers(workers), deterministic=True)
+    return patches.batch(batch, drop_remainder=count is None).prefetch(AHEAD)
+
+
+def keras_batches(
+    source: PatchSource,
+    *,
+    batch: int,
+    scale: float,
+    offset: float,
+    first: int = 0,
+    count: int | None = None,
+    workers: int | None = None,
+) -> Any:  # noqa: ANN401 - a keras.utils.PyDataset
+    """`batches` as a keras.utils.PyDataset.
+
+    It makes its batches ahead itself: Keras' own workers skip the batches that Keras looks at to
+    build the network, and a training that is resumed would see others.
+    """
+    import keras
+
+    _check(batch, first, count, workers)
+    sample = _scaled(source, scale, offset)
+
+    class Batches(keras.utils.PyDataset):
+        num_batches = None if count is None else -(-count // batch)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._pool = ThreadPoolExecutor(_workers(workers))
+            self._made: dict[int, list[Future[Sample]]] = {}
+
+        def __getitem__(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            made, self._made = self._made, {}
+            for ahead in range(number, number + 1 + AHEAD):
+                self._made[ahead] = made.get(ahead) or [
+                    self._pool.submit(sample, index) for index in self._indices(ahead)
+                ]
+            images, masks = zip(*(future.result() for future in self._made.pop(number)), strict=True)
+            return np.stack(images), np.stack(masks)
+
+        @staticmethod
+        def _indices(number: int) -> range:
+            end = (number + 1) * batch
+            return range(first + number * batch, first + (end if count is None else min(end, count)))
+
+    return Batches()
+
+
+def _first_lesion_pixel(reader: CaseReader, places: Places) -> Position | None:
+    for cell in places.tumour:
+        for row, col in reader.lesion_pixels(places.box(cell))[:1]:
+            return int(row), int(col)
+    return None
+
+
+def _scaled(source: PatchSource, scale: float, offset: float) -> Callable[[int], Sample]:
+    """Index → patch in the network's range, and its mask."""
+
+    def sample(index: int) -> Sample:
+        image, mask = source.patch(int(index))
+        image *= np.float32(scale)
+        image += np.float32(offset)
+        return image, mask
+
+    return sample
+
+
+def _check(batch: int, first: int, count: int | None, workers: int | None) -> None:
+    least = {"batch": (batch, 1), "first": (first, 0), "count": (count, 1), "workers": (workers, 1)}
+    for name, (value, low) in least.items():
+        if value is not None and value < low:
+            raise BadInput(f"expected {name} of at least {low}, received {value}")
+
+
+def _workers(asked: int | None) -> int:
+    return asked or os.cpu_count() or 1

@@ -1,0 +1,182 @@
+"""A training case in the working frame: its slide and lesions, opened when needed, a bounded number at once."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath.annotation import Labels, open_lesions
+from digipath.errors import ResolutionTooLow
+from digipath.pipeline import COARSEST
+from digipath.slide import Overview, open_slide
+from digipath.tissue import tissue_mask
+from digipath.training.manifest import TrainingCase
+from digipath.training.sampling import Places, Position, Sampling, find_places
+
+CROP_UM = 2000.0  # a flat image with shorter sides was cut out of tissue; on a slide glass is to be expected
+CELLS_PER_PATCH = 8  # along a patch's side; coarser on slides of more than so many cells:
+MOST_CELLS = 2**17
+TILE_CACHE_BYTES = 16 * 2**20  # patches lie apart, few tiles are met again
+OPEN_BYTES = 2**29  # of slides held open: 32 scanner files, or as many flat images as fit
+
+Pixel = TypeVar("Pixel", bound=np.generic)
+
+
+class CaseReader:
+    """An open case: pixels and lesions in windows of the working frame; safe from many threads.
+
+    size_px: (rows, columns) of the frame. downsample: level-0 pixels per working pixel.
+    Raises ResolutionTooLow, MissingResolution, SlideNotFound, SlideUnreadable, BadAnnotation.
+    """
+
+    def __init__(self, case: TrainingCase, mpp: float, labels: Labels) -> None:
+        self.slide = open_slide(case.slide, mpp=case.mpp)
+        own = self.slide.require_mpp()
+        if own > COARSEST * mpp:
+            raise ResolutionTooLow(
+                f"expected a slide of at most {COARSEST * mpp:g} µm/px to train at {mpp:g} µm/px, received "
+                f"{own:g} µm/px; leave it out or train at a coarser mpp: {case.slide}"
+            )
+        self.slide.set_cache(TILE_CACHE_BYTES)
+        self.mpp = self.slide.snap_mpp(mpp)
+        self.downsample = self.mpp / own
+        self.size_px = self.slide.working_size_px(self.mpp)
+        self._lesions = open_lesions(case.annotation, self.slide.size_l0, labels=labels)
+
+    def close(self) -> None:
+        self.slide.close()
+        self._lesions.close()
+
+    @property
+    def flat(self) -> bool:
+        """True for a JPEG, PNG or TIFF that lies in memory as a whole."""
+        return self.slide.vendor.startswith("flat-")
+
+    @property
+    def held_bytes(self) -> int:
+        """About what it keeps in memory."""
+        width, height = self.slide.size_l0
+        return 5 * width * height if self.flat else TILE_CACHE_BYTES
+
+    def pixels(self, start: Position, side: int) -> tuple[NDArray[np.uint8], bool]:
+        """(side, side, 3) uint8 RGB from `start` on, and whether all of it could be read.
+
+        What lies outside the slide is its mirror image; nothing is read there.
+        """
+        (row, col, rows, cols), padding = _inside(start, side, self.size_px)
+        pixels, failed = self.slide.read_block(row, col, rows, cols, mpp=self.mpp)
+        return _mirrored(pixels, (*padding, (0, 0))), failed is None
+
+    def lesions(self, start: Position, side: int) -> NDArray[np.bool_]:
+        """(side, side) bool, True in lesions, mirrored like `pixels`."""
+        (row, col, rows, cols), padding = _inside(start, side, self.size_px)
+        return _mirrored(self._lesions.read_block(row, col, rows, cols, downsample=self.downsample), padding)
+
+    def lesion_pixels(self, box: tuple[int, int, int, int]) -> NDArray[np.int64]:
+        """(n, 2) rows and columns of the lesion pixels in a box (row, column, rows, columns)."""
+        row, col, rows, cols = box
+        found = np.argwhere(self._lesions.read_block(row, col, rows, cols, downsample=self.downsample))
+        return found + np.array([row, col])
+
+    def places(self, tissue: NDArray[np.bool_], overview: Overview, window_px: int, patch_px: int) -> Places:
+        """The cells of the slide and what is in them. tissue: (rows, columns) bool of the overview."""
+        width, height = self.slide.size_l0
+        cell_l0 = max(1, round(patch_px / CELLS_PER_PATCH * self.downsample))
+        while -(-width // cell_l0) * -(-height // cell_l0) > MOST_CELLS:
+            cell_l0 *= 2
+        lesions = self._lesions.anywhere(cell_l0)
+        rows, cols = (
+            np.minimum(((np.arange(count) + 0.5) * cell_l0 / overview.downsample).astype(int), size - 1)
+            for count, size in zip(lesions.shape, tissue.shape, strict=True)
+        )
+        return find_places(tissue[rows][:, cols], lesions, self.size_px, cell_l0 / self.downsample, window_px)
+
+    def find_tissue(self, overview: Overview, sampling: Sampling) -> NDArray[np.bool_]:
+        """(rows, columns) bool of the overview: tissue that can be read."""
+        longest_um = max(self.slide.size_l0) * self.slide.require_mpp()
+        everything = sampling.tissue == "all" or (self.flat and longest_um < CROP_UM)
+        method = "all" if everything else "auto"
+        found = tissue_mask(overview.image, um_per_px=overview.mpp, failed=overview.failed, method=method)
+        return found.mask if overview.failed is None else found.mask & ~overview.failed
+
+
+@dataclass
+class _Held:
+    """A place in the pool: its reader once it is open, and how many use it now."""
+
+    opening: threading.Lock = field(default_factory=threading.Lock)
+    reader: CaseReader | None = None
+    users: int = 0
+
+
+class Readers:
+    """Readers of many cases, opened when first needed; those not used for longest are closed.
+
+    `open_case(index)` opens one. Readers in use are never closed, so what is held may exceed
+    `most_bytes` by them.
+    """
+
+    def __init__(self, open_case: Callable[[int], CaseReader], *, most_bytes: int = OPEN_BYTES) -> None:
+        self._open_case = open_case
+        self._most_bytes = most_bytes
+        self._lock = threading.Lock()
+        self._held: OrderedDict[int, _Held] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return sum(held.reader is not None for held in self._held.values())
+
+    @contextmanager
+    def borrow(self, index: int) -> Iterator[CaseReader]:
+        """The open reader of case `index`, for as long as the block runs."""
+        with self._lock:
+            held = self._held.setdefault(index, _Held())
+            self._held.move_to_end(index)
+            held.users += 1
+        try:
+            with held.opening:
+                if held.reader is None:
+                    held.reader = self._open_case(index)
+                    with self._lock:
+                        self._bytes += held.reader.held_bytes
+            yield held.reader
+        finally:
+            with self._lock:
+                held.users -= 1
+                self._make_room()
+
+    def close(self) -> None:
+        """Close all, those in use when they are given back; a later `borrow` opens for itself only."""
+        with self._lock:
+            self._most_bytes = 0
+            self._make_room()
+
+    def _make_room(self) -> None:
+        if self._bytes <= self._most_bytes:
+            return
+        for index, held in list(self._held.items()):
+            if self._bytes > self._most_bytes and held.users == 0 and held.reader is not None:
+                del self._held[index]
+                self._bytes -= held.reader.held_bytes
+                held.reader.close()
+
+
+def _inside(
+    start: Position, side: int, size_px: tuple[int, int]
+) -> tuple[tuple[int, int, int, int], tuple[tuple[int, int], ...]]:
+    """The part (row, column, rows, columns) of a window that is in the frame, and what is missing around it."""
+    firsts = [max(0, first) for first in start]
+    ends = [min(first + side, size) for first, size in zip(start, size_px, strict=True)]
+    padding = tuple((a - first, first + side - b) for first, a, b in zip(start, firsts, ends, strict=True))
+    return (firsts[0], firsts[1], ends[0] - firsts[0], ends[1] - firsts[1]), padding
+
+
+def _mirrored(pixels: NDArray[Pixel], padding: Sequence[tuple[int, int]]) -> NDArray[Pixel]:
+    return np.pad(pixels, padding, mode="symmetric") if any(map(any, padding)) else pixels

@@ -1,0 +1,203 @@
+"""Splits of cases: by patient, stratified by label, and the same for the same seed.
+
+Strata are the labels; cases without one are parted by whether they have an annotation. Each part
+must hold a case of every label, and one with an annotation wherever any has one: what a part
+lacks can neither be learned from it nor scored on it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from digipath.errors import BadInput
+from digipath.training.manifest import PARTS, TrainingCase
+
+Cases = tuple[TrainingCase, ...]
+TRIES = 20  # shuffles; the greedy folds miss a rare label now and then where others hold it
+
+
+@dataclass(frozen=True)
+class Split:
+    """Cases by what they are for; `name` tells a split from others of the same training."""
+
+    name: str
+    train: Cases
+    validation: Cases
+    test: Cases
+
+
+def k_folds(cases: Sequence[TrainingCase], folds: int, *, seed: int) -> tuple[Cases, ...]:
+    """The cases in `folds` parts, each case in exactly one, each patient's together.
+
+    Where every case has a numbered fold these are the parts, in the order of their numbers; else
+    they are drawn: scikit-learn's StratifiedGroupKFold, shuffled by `seed`; the order of `cases`
+    does not matter.
+
+    Raises BadInput: fewer than 2 folds or fewer patients than folds, a label that a part would
+    lack, numbered folds of another count, folds that are train, validation and test.
+    """
+    if folds < 2:
+        raise BadInput(f"expected 2 folds or more, received {folds}")
+    given = _given(cases)
+    if given:
+        if given & set(PARTS):
+            raise BadInput(f"expected numbered folds to cross-validate, received {sorted(given)}; take a single split")
+        if len(given) != folds:
+            raise BadInput(f"expected {folds} folds, the manifest's column fold numbers {len(given)}; ask for as many")
+        parts = {f"fold {fold}": _of_fold(cases, fold) for fold in sorted(given, key=int)}
+        _check_parts(parts, cases)
+        return tuple(parts.values())
+    _enough_patients(cases, folds)
+    for attempt in range(TRIES):
+        parts = {f"fold {index}": part for index, part in enumerate(_drawn_folds(cases, folds, (seed, attempt)))}
+        if not _lacking(parts, cases):
+            break
+    _check_parts(parts, cases)
+    return tuple(parts.values())
+
+
+def holdout(cases: Sequence[TrainingCase], *, validation: float, test: float, seed: int) -> Split:
+    """One split: shares of the patients of every label for validation and test, the rest to train.
+
+    Where every case has a fold train, validation or test, these are the parts and the shares are
+    not used. A share above 0 takes at least one patient of each label, 0 none.
+
+    Raises BadInput: shares that leave nothing, too few patients of a label, numbered folds.
+    """
+    given = _given(cases)
+    if given:
+        if not given <= set(PARTS):
+            raise BadInput(
+                "expected folds train, validation and test for one split, the manifest numbers them; "
+                "cross-validate, or leave the column fold out"
+            )
+        parts = {part: _of_fold(cases, part) for part in PARTS}
+    else:
+        if not (validation >= 0 and test >= 0 and validation + test < 1):
+            raise BadInput(f"expected shares from 0 that leave some to train, received {validation} and {test}")
+        homes = _dealt(cases, {"validation": validation, "test": test}, seed)
+        parts = {part: tuple(case for case in cases if homes[case.patient] == part) for part in PARTS}
+    _check_parts({part: of for part, of in parts.items() if of or part == "train"}, cases)
+    split = Split("holdout", *(parts[part] for part in PARTS))
+    assert_no_leak(split)
+    return split
+
+
+def assert_no_leak(split: Split) -> None:
+    """Raise BadInput, naming the patient or slide, if one is in two parts of a split."""
+    patients: dict[str, str] = {}
+    slides: dict[str, str] = {}
+    for part in PARTS:
+        for case in getattr(split, part):
+            slide = str(case.slide.resolve())
+            for what, value, homes in (("patient", case.patient, patients), ("slide", slide, slides)):
+                home = homes.setdefault(value, part)
+                if home != part:
+                    raise BadInput(
+                        f"expected {what} {value!r} in one part of the split {split.name!r}, found in {home} and "
+                        f"in {part} (case {case.name!r}); what is trained on may not be scored"
+                    )
+
+
+def _given(cases: Sequence[TrainingCase]) -> set[str]:
+    """The manifest's own folds, none if it has none."""
+    if not cases:
+        raise BadInput("expected cases to split, received none")
+    without = [case.name for case in cases if case.fold is None]
+    if without:
+        if len(without) < len(cases):
+            raise BadInput(f"expected a fold for every case or for none, {', '.join(without[:3])} have none")
+        return set()
+    homes: dict[str, str | None] = {}
+    for case in cases:
+        if homes.setdefault(case.patient, case.fold) != case.fold:
+            raise BadInput(
+                f"expected patient {case.patient!r} in one fold, received {homes[case.patient]!r} and "
+                f"{case.fold!r} (case {case.name!r})"
+            )
+    return {case.fold for case in cases if case.fold is not None}
+
+
+def _of_fold(cases: Sequence[TrainingCase], fold: str) -> Cases:
+    return tuple(case for case in cases if case.fold == fold)
+
+
+def _stratum(case: TrainingCase) -> str:
+    return case.label or ("annotated" if case.annotation is not None else "not annotated")
+
+
+def _drawn_folds(cases: Sequence[TrainingCase], folds: int, seed: tuple[int, int]) -> list[Cases]:
+    ordered = sorted(cases, key=lambda case: (case.name, str(case.slide)))
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=np.random.RandomState(seed))
+    strata, patients = [_stratum(case) for case in ordered], [case.patient for case in ordered]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a rare stratum; what matters is refused in our own words
+        parts = [{ordered[index] for index in held} for _, held in splitter.split(ordered, strata, patients)]
+    return [tuple(case for case in cases if case in part) for part in parts]
+
+
+def _dealt(cases: Sequence[TrainingCase], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """The part of every patient: each stratum's patients, shuffled, by the shares; train is served first.
+
+    A patient with cases of several strata counts as one of the rarest of them.
+    """
+    frequency = Counter(_stratum(case) for case in cases)
+    strata: dict[str, str] = {}
+    for case in sorted(cases, key=lambda case: (-frequency[_stratum(case)], _stratum(case))):
+        strata[case.patient] = _stratum(case)
+    rng = np.random.default_rng(seed)
+    homes = dict.fromkeys(strata, "train")
+    for stratum in sorted(frequency):
+        left = rng.permutation(sorted(patient for patient, own in strata.items() if own == stratum)).tolist()
+        counts = {part: max(1, round(share * len(left))) for part, share in shares.items() if share > 0}
+        for part, count in counts.items():
+            taken = left[: min(count, len(left) - 1)]
+            left = left[len(taken) :]
+            homes.update(dict.fromkeys(taken, part))
+    return homes
+
+
+def _needed(cases: Sequence[TrainingCase]) -> dict[str, set[TrainingCase]]:
+    """What every part must hold, in words, and the cases that have it."""
+    needed = {f"label {label!r}": {case for case in cases if case.label == label} for label in _labels(cases)}
+    annotated = {case for case in cases if case.annotation is not None}
+    return {**needed, "an annotation": annotated} if annotated else needed
+
+
+def _labels(cases: Sequence[TrainingCase]) -> list[str]:
+    return sorted({case.label for case in cases if case.label is not None})
+
+
+def _enough_patients(cases: Sequence[TrainingCase], folds: int) -> None:
+    for what, having in {"any case": set(cases), **_needed(cases)}.items():
+        patients = {case.patient for case in having}
+        if len(patients) < folds:
+            raise BadInput(
+                f"expected at least {folds} patients with {what} for {folds} folds, found {len(patients)}; "
+                "take fewer folds or add cases"
+            )
+
+
+def _lacking(parts: Mapping[str, Cases], cases: Sequence[TrainingCase]) -> list[tuple[str, str, set[TrainingCase]]]:
+    """(part, what it lacks, the cases that have it)"""
+    return [
+        (name, what, having)
+        for what, having in _needed(cases).items()
+        for name, part in parts.items()
+        if not having & set(part)
+    ]
+
+
+def _check_parts(parts: Mapping[str, Cases], cases: Sequence[TrainingCase]) -> None:
+    for name, what, having in _lacking(parts, cases):
+        patients = {case.patient for case in having}
+        raise BadInput(
+            f"expected cases with {what} in every part, {name} has none of those of {len(patients)} patients; "
+            "take fewer or larger parts, add cases, or assign them in the column fold"
+        )

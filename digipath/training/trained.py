@@ -1,0 +1,182 @@
+"""One run of a training: patches → fit → weights with a card, and a record that says it is done."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from digipath.files import read_json, write_json
+from digipath.nn import patch_multiple
+from digipath.stain import REFERENCES
+from digipath.training.cards import network_card
+from digipath.training.config import Config
+from digipath.training.data import PatchSource, batches
+from digipath.training.fit import Fitted, fit
+from digipath.training.manifest import Manifest, TrainingCase
+from digipath.training.runs import Run
+from digipath.training.schedule import Schedule
+from digipath.values import Cancel, Progress, ProgressCallback
+from digipath.weights import load_card, sha256_of, verify
+
+if TYPE_CHECKING:
+    import keras
+
+RECORD = "run.json"
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What all runs of a training share. weights: the folder of the files and cards that it makes."""
+
+    config: Config
+    manifest: Manifest
+    weights: Path
+    progress: ProgressCallback | None = None
+    cancel: Cancel | None = None
+
+
+def train_run(run: Run, name: str, folder: Path, shop: Workshop, *, schedule: Schedule | None = None) -> dict[str, Any]:
+    """Train one network into `folder`, or go on there; returns its record.
+
+    Its weights and a card without scores arrive in `shop.weights` under `name` before the record is
+    written, so that a run with a record is never repeated. schedule: instead of the member's own.
+
+    Raises:
+        BadInput, SlideUnreadable, … about a case, as its patches are read; what `fit` raises.
+    """
+    if (folder / RECORD).exists():
+        return dict(read_json(folder / RECORD))
+    config = shop.config
+    folder.mkdir(parents=True, exist_ok=True)
+    schedule = schedule or config.schedule_of(run.member)
+    encoder = _encoder(run.member.encoder)
+    fitted = _fit(run, folder, shop, schedule, encoder)
+    file = shop.weights / f"{name}.weights.h5"
+    _copy(fitted.weights, file)
+    record = {
+        "name": name,
+        "run": run.name,
+        "seed": run.seed,
+        "schedule": asdict(schedule),
+        "epochs": len(fitted.history),
+        "best_epoch": fitted.best_epoch,
+        "stopped": fitted.stopped,
+        "minutes": round(fitted.seconds / 60, 2),
+        "encoder": None if encoder is None else encoder.record,
+        "versions": versions(),
+        "multiple": patch_multiple(run.member.network, run.member.config),
+        "bytes": file.stat().st_size,
+        "sha256": sha256_of(file),
+    }
+    write_json(shop.weights / f"{name}.json", network_card(name, run, record, config, shop.manifest))
+    write_json(folder / RECORD, record)
+    return record
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Weights that an encoder begins with. record: name and sha256, for the card."""
+
+    load: Callable[[keras.Model], None]
+    record: dict[str, str]
+
+
+def _encoder(name: str | None) -> _Encoder | None:
+    if name is None:
+        return None
+    from digipath.nn.pretrained import load_encoder
+
+    card = load_card(name)
+    found = verify(card)
+
+    def load(network: keras.Model) -> None:
+        load_encoder(network, card.file)
+
+    return _Encoder(load, {"name": card.name, "sha256": found})
+
+
+def _fit(run: Run, folder: Path, shop: Workshop, schedule: Schedule, encoder: _Encoder | None) -> Fitted:
+    """Fit the network on patches of the run's cases."""
+    scale, offset = shop.config.scaling_of(run.member)
+    count = shop.config.split.validation_patches
+    with ExitStack() as stack:
+        training = stack.enter_context(_source(run, shop, run.split.train, schedule))
+        validation = None
+        if run.split.validation:
+            validation = stack.enter_context(_source(run, shop, run.split.validation, None))
+
+        def feed(first: int) -> Any:  # noqa: ANN401 - batches of the backend
+            return batches(training, batch=schedule.batch, scale=scale, offset=offset, first=first)
+
+        def validate(source: PatchSource) -> Any:  # noqa: ANN401
+            return batches(source, batch=schedule.batch, scale=scale, offset=offset, count=count)
+
+        try:
+            return fit(
+                run.member.spec,
+                feed,
+                None if validation is None else partial(validate, validation),
+                schedule,
+                folder,
+                seed=run.seed,
+                encoder=None if encoder is None else encoder.load,
+                identity={"manifest": shop.manifest.sha256, "encoder_weights": encoder and encoder.record},
+                progress=_named(shop.progress, run.name),
+                cancel=shop.cancel,
+            )
+        except Exception:
+            # A framework reports a patch that could not be made as an error of its own.
+            for source in (training, validation):
+                if source is not None and source.failure is not None:
+                    raise source.failure from None
+            raise
+
+
+def _source(run: Run, shop: Workshop, cases: tuple[TrainingCase, ...], schedule: Schedule | None) -> PatchSource:
+    """Patches to train on, augmented; or, without a schedule, to validate on: the same for every member and seed."""
+    config = shop.config
+    if schedule is None:
+        sampling = replace(config.sampling, seed=config.split.seed, patches_per_epoch=config.split.validation_patches)
+    else:
+        sampling = replace(config.sampling, seed=run.seed, patches_per_epoch=schedule.batch * schedule.steps_per_epoch)
+    return PatchSource(
+        cases,
+        sampling,
+        augmentation=None if schedule is None else config.augmentation,
+        labels=config.data.labels,
+        stain=None if config.input.stain is None else REFERENCES[config.input.stain],
+    )
+
+
+def _named(progress: ProgressCallback | None, name: str) -> ProgressCallback | None:
+    if progress is None:
+        return None
+    return lambda report: progress(Progress(report.done, report.total, report.rate, f"{name}: {report.message}"))
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy so that the target is there whole or not at all."""
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.copyfile(source, partial)
+    partial.replace(target)
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on, for cards and records."""
+    import keras
+
+    backend = keras.backend.backend()
+    return {
+        "digipath": version("digipath"),
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        "backend": f"{backend} {version(backend)}",
+        "numpy": version("numpy"),
+    }

@@ -1,0 +1,156 @@
+"""Weights cards: where they lie, how they are found by name, what they must look like.
+
+A card is a JSON file. Cards come with the package (`weights/` in the repository) or lie in
+`DIGIPATH_HOME/weights`; a path to a card file works as a name too. The weights file lies beside
+its card; a card of the package whose file is not packaged has it in `DIGIPATH_HOME/weights`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from digipath.errors import BadCard, UnknownWeights
+from digipath.files import read_json
+from digipath.values import Card
+
+DEFAULT = "lymphnode-unet-v1"
+SCHEMA = "card.schema.json"
+
+
+def home() -> Path:
+    """Folder of fetched and imported weights: DIGIPATH_HOME, else the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("DIGIPATH_HOME") or platformdirs.user_cache_dir("digipath"))
+
+
+def store() -> Path:
+    """The folder in `home` that holds weights files, and cards that are not the package's."""
+    return home() / "weights"
+
+
+def packaged() -> Path:
+    """The folder of the cards that come with the package."""
+    return Path(str(resources.files("digipath.cards")))
+
+
+def list_weights() -> list[str]:
+    """Names of all cards, those of the package first."""
+    return list(dict.fromkeys(path.stem for path in card_files()))
+
+
+def show_weights(name: str) -> dict[str, Any]:
+    """The card of that name as a dictionary.
+
+    Raises:
+        UnknownWeights: no such card. BadCard: it breaks the schema.
+    """
+    return dict(load_card(name).record)
+
+
+def load_card(name: str) -> Card:
+    """Read and check one card, by its name or by the path of its file.
+
+    Raises:
+        UnknownWeights: no such card. BadCard: it breaks the schema.
+    """
+    path = _find(name)
+    try:
+        record = read_json(path)
+    except (ValueError, RecursionError) as error:
+        raise BadCard(f"expected JSON in a weights card, got {error}: {path}") from error
+    _check(record, path)
+    return Card(path, record, _folder(path, record))
+
+
+def members(card: Card) -> list[Card]:
+    """The cards an ensemble names, in order: those beside it first, else by their names.
+
+    Raises:
+        UnknownWeights: a member has no card. BadCard: a member's card breaks the schema.
+    """
+    beside = [card.path.with_name(f"{name}.json") for name in card.record["members"]]
+    return [load_card(str(path) if path.is_file() else path.stem) for path in beside]
+
+
+def member_cards(name: str) -> list[Card]:
+    """The network cards behind a name: itself, or the members of an ensemble in order.
+
+    Raises:
+        UnknownWeights, BadCard: as `load_card`; also members that do not fit together.
+    """
+    card = load_card(name)
+    kind = card.record["kind"]
+    if kind not in ("network", "ensemble"):
+        raise BadCard(f"{name} is of kind {kind}, expected a network or an ensemble of networks")
+    found = members(card) if kind == "ensemble" else [card]
+    for member in found:
+        if (member.record["kind"], member.record["input"]["modality"]) != ("network", "slide"):
+            raise BadCard(f"{member.name} is no network for slides: {member.path}")
+        if (member.kept, member.kept_classes, member.mpp) != (found[0].kept, found[0].kept_classes, found[0].mpp):
+            raise BadCard(f"{name}: members {found[0].name} and {member.name} differ in classes, channels or mpp")
+    return found
+
+
+def cards_with_files(card: Card, *, within: tuple[str, ...] = ()) -> list[Card]:
+    """The cards behind a card that have a weights file of their own: itself, or its members' members.
+
+    Raises:
+        UnknownWeights, BadCard: as `members`; also an ensemble that holds itself.
+    """
+    if "file" in card.record:
+        return [card]
+    if card.name in within:
+        raise BadCard(f"ensemble {card.name} holds itself: {card.path}")
+    return [found for member in members(card) for found in cards_with_files(member, within=(*within, card.name))]
+
+
+def card_files() -> Iterator[Path]:
+    """The files of all cards, those of the package first."""
+    for folder in (packaged(), store()):
+        yield from sorted((p for p in folder.glob("*.json") if p.name != SCHEMA), key=lambda p: p.stem)
+
+
+def _folder(path: Path, record: dict[str, Any]) -> Path | None:
+    """Where a card's weights file lies, if not beside the card."""
+    if "file" not in record or path.resolve().parent != packaged().resolve():
+        return None
+    return None if path.with_name(record["file"]).is_file() else store()
+
+
+def _find(name: str) -> Path:
+    if name.endswith(".json"):
+        if not Path(name).is_file():
+            raise UnknownWeights(f"no card file {name}")
+        return Path(name)
+    found = next((path for path in card_files() if path.stem == name), None)
+    if found is None:
+        close = difflib.get_close_matches(name, list_weights(), cutoff=0.5)
+        hint = f"; did you mean {' or '.join(close)}?" if close else f"; the default is {DEFAULT};"
+        raise UnknownWeights(f"no weights called {name!r}{hint} `digipath weights list` shows all")
+    return found
+
+
+def _check(record: Any, path: Path) -> None:  # noqa: ANN401 - any JSON
+    error = next(_validator().iter_errors(record), None)
+    if error is not None:
+        where = "/".join(str(part) for part in error.absolute_path) or "the card"
+        raise BadCard(f"weights card breaks its schema at {where}: {error.message[:200]}: {path}")
+    if record["name"] != path.stem:
+        raise BadCard(f"card {path} calls itself {record['name']!r}, expected {path.stem!r}")
+    if record.get("positive") not in (None, *record.get("classes", ())):
+        raise BadCard(f"positive class {record['positive']!r} is none of {record['classes']}: {path}")
+
+
+@functools.cache
+def _validator() -> Any:  # noqa: ANN401 - jsonschema is imported when first needed
+    import jsonschema
+
+    schema = read_json(packaged() / SCHEMA)
+    return jsonschema.Draft202012Validator(schema)

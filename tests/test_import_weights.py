@@ -1,0 +1,177 @@
+"""Weights brought by hand: files for the cards of the package, and cards of one's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import h5py
+import pytest
+
+from digipath.errors import BadCard, BadInput, UnknownWeights, WeightsCorrupt
+from digipath.weights import import_weights, list_weights, load_card, member_cards, verify, whereabouts
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("DIGIPATH_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "weights"
+
+
+def hdf5(path: Path, value: int = 0) -> Path:
+    with h5py.File(path, "w") as file:
+        file["kernel"] = [value] * 1000
+    return path
+
+
+def own_card(folder: Path, name: str, **changes: object) -> Path:
+    """A card as `digipath train` writes it, with its weights beside it; None takes a key out."""
+    folder.mkdir(exist_ok=True)
+    weights = hdf5(folder / f"{name}.weights.h5", len(name))
+    record = {
+        "schema": 1, "name": name, "kind": "network", "task": "test", "network": {"name": "unet", "config": {}},
+        "classes": ["normal", "tumour"], "positive": "tumour", "activation": "sigmoid",
+        "input": {"modality": "slide", "mpp": 0.5, "patch": 512, "scale": 1.0, "offset": 0.0, "stain": None},
+        "file": weights.name, "urls": [], "bytes": weights.stat().st_size,
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(), "licence": "none", "citation": "none",
+        "training": {"data": "none", "split": "none"}, "metrics": [], "intended_use": "tests", "limits": ["tests"],
+    } | changes  # fmt: skip
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({k: v for k, v in record.items() if v is not ...}))
+    return path
+
+
+def own_ensemble(folder: Path, name: str, members: list[str]) -> Path:
+    no_file = {key: ... for key in ("network", "activation", "file", "urls", "bytes", "sha256")}
+    return own_card(folder, name, kind="ensemble", members=members, **no_file)
+
+
+def names(store: Path) -> list[str]:
+    return sorted(path.name for path in store.iterdir() if not path.name.startswith("."))
+
+
+def test_a_published_file_without_a_hash_is_recorded_at_its_first_arrival(store, tmp_path):
+    brought = hdf5(tmp_path / "from-usb.h5")
+    (installed,) = import_weights("digipathai-breast-densenet", brought)
+    assert installed == store / "camelyon_densenet.h5"
+    assert installed.read_bytes() == brought.read_bytes()
+    assert names(store) == ["camelyon_densenet.h5", "camelyon_densenet.h5.sha256"]
+    card = load_card("digipathai-breast-densenet")
+    assert whereabouts(card) == "fetched"
+    assert verify(card) == hashlib.sha256(brought.read_bytes()).hexdigest()
+    assert import_weights("digipathai-breast-densenet", brought) == [installed]
+
+
+def test_another_content_is_refused_unless_forced(store, tmp_path):
+    import_weights("digipathai-breast-densenet", hdf5(tmp_path / "a.h5", 1))
+    before = (store / "camelyon_densenet.h5").read_bytes()
+    other = hdf5(tmp_path / "b.h5", 2)
+    with pytest.raises(WeightsCorrupt, match=r"when it first came here.*b\.h5 was not installed.*--force"):
+        import_weights("digipathai-breast-densenet", other)
+    assert (store / "camelyon_densenet.h5").read_bytes() == before
+    import_weights("digipathai-breast-densenet", other, force=True)
+    assert verify(load_card("digipathai-breast-densenet")) == hashlib.sha256(other.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("imagenet-densenet121", "md5 of .* its card says 30ee3e111016"), ("imagenet-resnet18-torchvision", "sha256 of")],
+)
+def test_a_stated_hash_is_never_overruled(store, tmp_path, name, message):
+    with pytest.raises(WeightsCorrupt, match=message):
+        import_weights(name, hdf5(tmp_path / "a.h5"), force=True)
+    assert names(store) == []
+
+
+def test_what_is_no_weights_file_is_refused(store, tmp_path):
+    page = tmp_path / "page.h5"
+    page.write_text("<!DOCTYPE html>" * 1000)
+    with pytest.raises(WeightsCorrupt, match="is no whole weights file"):
+        import_weights("digipathai-liver-inception", page)
+    cut = tmp_path / "cut.h5"
+    cut.write_bytes(hdf5(tmp_path / "a.h5").read_bytes()[:-500])
+    with pytest.raises(WeightsCorrupt, match="is no whole weights file"):
+        import_weights("digipathai-liver-inception", cut)
+    assert names(store) == []
+
+
+def test_misuse_is_answered(store, tmp_path):
+    file = hdf5(tmp_path / "a.h5")
+    with pytest.raises(BadInput, match="no file of its own; import its members: digipathai-breast-densenet, "):
+        import_weights("digipathai-breast", file)
+    with pytest.raises(BadInput, match="comes with digipath"):
+        import_weights("lymphnode-unet-v1", file)
+    with pytest.raises(BadInput, match="expected the file to import"):
+        import_weights("digipathai-breast-densenet")
+    with pytest.raises(BadInput, match="a card alone, or a name with a file"):
+        import_weights("card.json", file)
+    with pytest.raises(BadInput, match=r"cannot read .*nowhere\.h5: No such file"):
+        import_weights("digipathai-breast-densenet", tmp_path / "nowhere.h5")
+    with pytest.raises(BadInput, match=r"cannot read .*: Is a directory"):
+        import_weights("digipathai-breast-densenet", tmp_path)
+    with pytest.raises(UnknownWeights, match="no weights called"):
+        import_weights("digipathai-brest", file)
+
+
+def test_an_ensemble_of_ones_own_brings_its_members(store, tmp_path):
+    run = tmp_path / "run"
+    own_card(run, "mine-fold1")
+    own_card(run, "mine-fold2")
+    card = own_ensemble(run, "mine", ["mine-fold1", "mine-fold2"])
+    installed = [path.name for path in import_weights(str(card))]
+    assert installed == [
+        "mine-fold1.weights.h5", "mine-fold1.json", "mine-fold2.weights.h5", "mine-fold2.json", "mine.json",
+    ]  # fmt: skip
+    assert names(store) == sorted(installed)
+    members = member_cards("mine")
+    assert [member.path.parent for member in members] == [store, store]
+    assert [whereabouts(member) for member in members] == ["own", "own"]
+    assert [verify(member) for member in members] == [member.record["sha256"] for member in members]
+    assert "mine" in list_weights()
+    import_weights(str(card))  # the same again changes nothing
+
+
+def test_other_weights_of_the_same_name_are_not_replaced_unless_forced(store, tmp_path):
+    import_weights(str(own_card(tmp_path / "run1", "mine")))
+    other = own_card(tmp_path / "run2", "mine", task="another")
+    with pytest.raises(BadInput, match=r"other weights called mine are installed: .*; --force replaces them"):
+        import_weights(str(other))
+    assert load_card("mine").record["task"] == "test"
+    import_weights(str(other), force=True)
+    assert load_card("mine").record["task"] == "another"
+
+
+def test_names_and_files_of_others_are_not_taken(store, tmp_path):
+    with pytest.raises(BadInput, match="lymphnode-unet-v1 is the name of weights that come with digipath"):
+        import_weights(str(own_card(tmp_path / "run", "lymphnode-unet-v1")), force=True)
+    card = own_card(tmp_path / "run", "mine", file="camelyon_densenet.h5")
+    hdf5(tmp_path / "run" / "camelyon_densenet.h5")
+    with pytest.raises(BadInput, match=r"camelyon_densenet\.h5 is the file of digipathai-breast-densenet"):
+        import_weights(str(card), force=True)
+    assert not store.exists()
+
+
+def test_nothing_is_installed_of_a_card_that_is_not_whole(store, tmp_path):
+    run = tmp_path / "run"
+    own_card(run, "one")
+    own_card(run, "two")
+    card = own_ensemble(run, "both", ["one", "two"])
+    (run / "two.weights.h5").write_bytes(b"damaged")
+    with pytest.raises(WeightsCorrupt, match=r"two\.weights\.h5"):
+        import_weights(str(card))
+    (run / "two.weights.h5").unlink()
+    with pytest.raises(UnknownWeights, match=r"the weights file of two is absent, expected it at .*run"):
+        import_weights(str(card))
+    (run / "two.json").unlink()
+    with pytest.raises(UnknownWeights, match="no weights called 'two'"):
+        import_weights(str(card))
+    with pytest.raises(BadCard, match="licence"):
+        import_weights(str(own_card(run, "three", licence=...)))
+    assert not store.exists()
+
+
+def test_a_card_that_is_installed_already_is_said_so(store, tmp_path):
+    import_weights(str(own_card(tmp_path / "run", "mine")))
+    with pytest.raises(BadInput, match="is installed already"):
+        import_weights(str(store / "mine.json"))
