@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from digipath.errors import BadInput, MissingExtra
 from digipath.files import read_json
+from digipath.values import Scaling
 
 if TYPE_CHECKING:
     import keras
@@ -115,13 +116,15 @@ def without_startup_notices() -> Iterator[None]:
             os.write(2, said)
 
 
-def keras_predictor(network: keras.Model, patch: int, *, scale: float, offset: float, batch: int = 1) -> KerasPredictor:
+def keras_predictor(
+    network: keras.Model, patch: int, *, scale: Scaling, offset: Scaling, batch: int = 1
+) -> KerasPredictor:
     """Return a predictor that runs the network on Keras' own backend."""
     return KerasPredictor(_with_scaling(network, patch, scale, offset), patch, batch)
 
 
 def openvino_predictor(
-    network: keras.Model, patch: int, *, scale: float, offset: float, precision: str = "bf16"
+    network: keras.Model, patch: int, *, scale: Scaling, offset: Scaling, precision: str = "bf16"
 ) -> OpenVinoPredictor:
     """Return a predictor that runs the network on OpenVINO's CPU plug-in; see `choose` for what it needs."""
     return OpenVinoPredictor(_with_scaling(network, patch, scale, offset), patch, precision)
@@ -175,7 +178,7 @@ class OpenVinoPredictor:
         return request.get_output_tensor(0).data.copy()
 
 
-def _with_scaling(network: keras.Model, patch: int, scale: float, offset: float) -> keras.Model:
+def _with_scaling(network: keras.Model, patch: int, scale: Scaling, offset: Scaling) -> keras.Model:
     """uint8 pixels × scale + offset → network, for patches of one size."""
     import keras
 

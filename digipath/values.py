@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 BACKGROUND, PREDICTED, READ_FAILED, EXCLUDED = 0, 1, 2, 3
 
 Cancel = Callable[[], bool]
+Scaling = float | tuple[float, float, float]  # of grey values: for all channels alike, or one for each
 
 
 @dataclass(frozen=True)

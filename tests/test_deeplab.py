@@ -316,3 +316,21 @@ def test_jax_computes_the_same(backbone, align_corners, tmp_path):
     expected = np.asarray(network(image, training=False))
     assert expected.std() > 0.01
     np.testing.assert_allclose(np.load(tmp_path / "jax.npy"), expected, atol=1e-4)
+
+
+def test_without_image_pooling_a_cell_knows_its_neighbourhood_only():
+    """What lies far away changes nothing then; with it, it does."""
+    from digipath.nn import build
+
+    config = {"backbone": "mobilenetv2", "alpha": 0.35, "aspp_filters": 8, "decoder_filters": 8, "rates": [1, 2]}
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 1024, 64, 3)).astype(np.float32)
+    other = image.copy()
+    other[:, 960:] = 0.5
+    for pooled in (False, True):
+        network = build("deeplabv3plus", **config, image_pooling=pooled, activation="linear")
+        assert {layer.name for layer in network.layers} >= {"aspp1_depthwise", "aspp2_depthwise"}
+        assert "aspp3_depthwise" not in {layer.name for layer in network.layers}
+        near, far = (np.asarray(network(x, training=False))[0, :64] for x in (image, other))
+        assert np.array_equal(near, far) is not pooled
+    with pytest.raises(BadInput, match="at least one positive rate"):
+        build("deeplabv3plus", backbone="mobilenetv2", rates=[])

@@ -203,6 +203,7 @@ FULL = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_interrupted_training_goes_on_to_the_same_bits(fitted, made_up, tmp_path):
     whole = fitted("whole", **FULL)
     batches = [0]
@@ -299,11 +300,11 @@ def test_nan_in_the_data_stops_says_where_and_keeps_the_last_good_weights(fitted
         f"themselves hold NaN or infinity; the weights of epoch 1 are kept in {tmp_path / 'run/network.weights.h5'}"
     )
     assert json.loads((tmp_path / "run" / "state.json").read_text())["state"] == "failed"
-    kept, good = made_up.tiny(), fitted("good", epochs=1)
+    kept = made_up.tiny()
     kept.load_weights(tmp_path / "run" / "network.weights.h5")
-    assert same(kept.get_weights(), [one for layer in weights_of(good, made_up).values() for one in layer])
-    # The mended data go on from the last good epoch.
-    assert len(fitted("run").history) == 3
+    assert all(np.isfinite(one).all() for one in kept.get_weights())
+    # With the data mended, the same call goes on from there.
+    assert made_up.numbers(fitted("run")) == made_up.numbers(fitted("never spoilt"))
 
 
 @pytest.mark.slow

@@ -183,7 +183,7 @@ def test_scores_are_those_of_measure():
     assert found["auroc"] == pytest.approx(auroc(truth, probability), abs=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
 def test_same_values_on_other_backends(backend):
     pytest.importorskip(backend, reason=f"{backend} is not installed")
     script = (

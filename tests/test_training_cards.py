@@ -139,6 +139,33 @@ def test_spread_is_over_rounds_and_pooling_over_cases():
     assert results.verdict({"m0": score}) is None
 
 
+def test_centres_are_scored_apart_where_there_are_several():
+    """Cases 0 to 3 of one centre have Dice 1 each, 4 and 5 of another 1/2."""
+    settings = config(members=1, kind="k-fold", folds=3)
+    cases = tuple(
+        dataclasses.replace(case, centre="A" if n < 4 else "B", fold=str(n // 2)) for n, case in enumerate(CASES)
+    )
+    manifest = dataclasses.replace(MANIFEST, cases=cases)
+    rounds = plan_runs(cases, settings)
+    good, bad = counted(1, 0, 0), counted(1, 0, 2)
+    counts = {case.name: good if case.centre == "A" else bad for case in cases}
+    scored = {
+        round_.name: [
+            CaseScore(case.name, (counts[case.name],), counts[case.name], Coverage(), 0) for case in round_.held_out
+        ]
+        for round_ in rounds
+    }
+    score = results.gather(rounds, scored)["m0"]
+    assert {centre: numbers["pooled_dice"] for centre, numbers in score.centres.items()} == {"A": 1.0, "B": 0.5}
+    assert score.pooled["pooled_dice"] == pytest.approx(2 * 6 / (6 + 10))
+    metrics = pooled_metrics(score, rounds, settings, manifest)
+    dice = {metric["data"][:8]: metric["value"] for metric in metrics if metric["name"] == "dice, pooled pixels"}
+    assert dice == {"6 cases ": 0.75, "centre A": 1.0, "centre B": 0.5}
+    assert [line.split(" | ")[:2] for line in results.score_table({"m0": score}).splitlines()[2:]] == [
+        ["| m0", "6"], ["| m0, A", "4"], ["| m0, B", "2"],
+    ]  # fmt: skip
+
+
 def test_members_of_different_folds_have_no_ensemble_to_score():
     settings = config(members=2, kind="k-fold", folds=3, ensemble="one-fold-each")
     rounds = plan_runs(CASES, settings)

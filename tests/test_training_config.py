@@ -152,3 +152,26 @@ def test_the_example_states_every_setting_with_its_default(read):
         stated = {key for key in here if re.search(rf"^(# )?{key} = ", example(), re.M)}
         ours = {"mpp", "patch_px", "patches_per_epoch"} if name == "sampling" else set()
         assert set(here) - stated - ours == set(), name
+
+
+def test_an_encoder_gets_the_scaling_of_its_card_unless_the_file_states_one(tmp_path):
+    def scaling(stated: str, member: str):
+        path = tmp_path / "c.toml"
+        path.write_text(
+            f'[data]\nmanifest = "m.csv"\n[input]\nmpp = 0.5\n{stated}\n[schedule]\nepochs = 1\nsteps_per_epoch = 1\n'
+            f'batch = 2\npatience = "none"\n[split]\nkind = "single"\n[card]\nname = "a-b"\ntask = "t"\n'
+            f'[[member]]\nname = "m"\nnetwork = "unet"\n{member}\n'
+        )
+        settings = read_config(path)
+        return settings.scaling_of(settings.members[0])
+
+    encoder = 'encoder = "imagenet-densenet121"'
+    per_channel = pytest.approx([1 / (255 * sd) for sd in (0.229, 0.224, 0.225)], rel=1e-6)
+    scale, offset = scaling("", encoder)
+    assert list(scale) == per_channel
+    assert list(offset) == pytest.approx([-m / sd for m, sd in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))])
+    assert scaling("", "") == (1 / 127.5, -1.0)
+    assert scaling("scale = 0.5", encoder) == (0.5, -1.0)
+    assert scaling("", f"{encoder}\nscale = [1, 2, 3]\noffset = 0") == ((1.0, 2.0, 3.0), 0.0)
+    with pytest.raises(BadInput, match=r"scale must be a number or a list of three, got \[1, 2\]"):
+        scaling("scale = [1, 2]", encoder)

@@ -6,7 +6,7 @@ layers. They were trained with `align_corners=True` and RGB in [−1, 1]; what t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 from keras import layers, ops
@@ -21,6 +21,7 @@ from digipath.nn.xception import xception
 Encoder = Callable[..., dict[int, keras.KerasTensor]]  # (image, *, output_stride, alpha, momentum)
 STRIDE = 32  # px, of which patches are multiples, at every output stride
 LOW_LEVEL_STRIDE = 4  # px per cell of the features that refine the result
+RATE_PX = 96  # the first rate of the atrous pyramid; the others are twice and three times that
 EPSILON = 1e-5  # of the batch norms behind the encoder, as published
 VOC_CLASSES = 21
 
@@ -51,6 +52,8 @@ def deeplabv3plus(
     shrink: int = 1,
     output_stride: int = 16,
     alpha: float = 1.0,
+    rates: Sequence[int] | None = None,
+    image_pooling: bool = True,
     aspp_filters: int = 256,
     low_level_filters: int = 48,
     decoder_filters: int = 256,
@@ -60,8 +63,8 @@ def deeplabv3plus(
 ) -> keras.Model:
     """DeepLabV3+ with random weights; fully convolutional.
 
-    Its image pooling averages over the whole input, so that results depend a little on the size of
-    the patch, more so with `align_corners`.
+    Its image pooling averages over the whole input, so that results depend on the size of the patch,
+    more so with `align_corners`.
 
     Args:
         backbone: the encoder, one of `BACKBONES`.
@@ -70,6 +73,9 @@ def deeplabv3plus(
             it is. All strides below are of the averaged image.
         output_stride: 8, 16 or 32 px per cell of the deepest features; the rates of the atrous
             pyramid are 12/24/36, 6/12/18 or 3/6/9 cells, always the same in pixels.
+        rates: of the atrous pyramid in cells, instead of those; small patches want smaller ones.
+        image_pooling: the pyramid's branch for the mean of the whole patch, as published. Without it
+            results do not depend on the size of the patch, nor on what fills one beyond an image.
         alpha: width multiplier of the encoder (not of efficientnet-lite0).
         aspp_filters, low_level_filters, decoder_filters: channels of the pyramid's branches and of
             their mixture, of the shallow features, and of the two decoder convolutions.
@@ -97,6 +103,8 @@ def deeplabv3plus(
     if min(aspp_filters, low_level_filters, decoder_filters) < 1:
         received = f"{aspp_filters}, {low_level_filters}, {decoder_filters}"
         raise BadInput(f"expected positive aspp, low-level and decoder filters, got {received}")
+    if rates is not None and (not rates or min(rates) < 1):
+        raise BadInput(f"expected at least one positive rate, got {rates!r}")
     for name, share in (("dropout", dropout), ("momentum", momentum)):
         if not 0 <= share < 1:
             raise BadInput(f"expected a {name} in [0, 1), got {share}")
@@ -105,7 +113,8 @@ def deeplabv3plus(
     image = keras.Input(spatial_shape(patch, input_channels, multiple=multiple), name="image")
     seen = layers.AveragePooling2D(shrink, name="shrink")(image) if shrink > 1 else image
     features = BACKBONES[backbone](seen, output_stride=output_stride, alpha=alpha, momentum=momentum)
-    x = _pyramid(features[output_stride], aspp_filters, output_stride, momentum)
+    rates = rates or [number * RATE_PX // output_stride for number in (1, 2, 3)]
+    x = _pyramid(features[output_stride], aspp_filters, rates, image_pooling=image_pooling, momentum=momentum)
     x = layers.Dropout(dropout, name="aspp_dropout")(x)
     factor = output_stride // LOW_LEVEL_STRIDE
     x = BilinearUpSampling(factor, align_corners=align_corners, name="decoder_upsampling")(x)
@@ -122,20 +131,22 @@ def deeplabv3plus(
     return keras.Model(image, x, name="deeplabv3plus")
 
 
-def _pyramid(x: keras.KerasTensor, filters: int, output_stride: int, momentum: float) -> keras.KerasTensor:
+def _pyramid(
+    x: keras.KerasTensor, filters: int, rates: Sequence[int], *, image_pooling: bool, momentum: float
+) -> keras.KerasTensor:
     """Atrous spatial pyramid pooling, (B, h, w, C) → (B, h, w, filters).
 
-    Three rates, each cell by itself, and the mean of the whole image.
+    Each cell by itself, its neighbours at several rates, and the mean of the whole image.
     """
-    whole = layers.GlobalAveragePooling2D(keepdims=True, name="image_pooling_mean")(x)
-    whole = _mixed(whole, filters, "image_pooling", momentum)
     cell = _mixed(x, filters, "aspp0", momentum)
-    whole = layers.Add(name="image_pooling_everywhere")([whole, ops.zeros_like(cell)])
-    branches = [whole, cell]
-    for number in (1, 2, 3):
-        rate = number * 96 // output_stride  # × 96 px
-        name = f"aspp{number}"
-        branches.append(separable_conv(x, filters, name, rate=rate, epsilon=EPSILON, momentum=momentum))
+    branches = [cell]
+    for number, rate in enumerate(rates, start=1):
+        branches.append(separable_conv(x, filters, f"aspp{number}", rate=rate, epsilon=EPSILON, momentum=momentum))
+    if image_pooling:
+        whole = layers.GlobalAveragePooling2D(keepdims=True, name="image_pooling_mean")(x)
+        whole = _mixed(whole, filters, "image_pooling", momentum)
+        whole = layers.Add(name="image_pooling_everywhere")([whole, ops.zeros_like(cell)])
+        branches = [whole, *branches]
     x = layers.Concatenate(name="aspp_concat")(branches)  # in the order of the published weights
     return _mixed(x, filters, "concat_projection", momentum)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from digipath.stain import REFERENCES
@@ -28,12 +28,14 @@ class Score:
 
     rounds: the numbers of `digipath.scoring.summary` for each round by name. pooled: the same over
     all their cases. spread: standard deviation of each over the rounds, empty for one round.
+    centres: as pooled, over the cases of each centre by itself, where there are several.
     """
 
     subject: str
     rounds: Mapping[str, Mapping[str, Any]]
     pooled: Mapping[str, Any]
     spread: Mapping[str, float]
+    centres: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def card_name(config: Config, run: Run | None = None) -> str:
@@ -106,9 +108,14 @@ def pooled_metrics(
     cases = tuple(case for round_ in scored for case in round_.held_out)
     split = f"{_kind(config)}, {_pooling(score, scored, config)}"
     suffix = "" if label is None else f" ({label})"
-    data = _data(manifest, cases, config)
-    return [_metric(key, value, score.spread.get(key), config, data=data, split=split, suffix=suffix)
-            for key, value in _numbers(score.pooled)]  # fmt: skip
+    found = [_metric(key, value, score.spread.get(key), config, data=_data(manifest, cases, config), split=split,
+                     suffix=suffix) for key, value in _numbers(score.pooled)]  # fmt: skip
+    for centre, numbers in score.centres.items():
+        own = tuple(case for case in cases if (case.centre or "") == centre)
+        data = f"centre {centre or 'not stated'}: {_data(manifest, own, config)}"
+        found += [_metric(key, value, None, config, data=data, split=split, suffix=suffix)
+                  for key, value in _numbers(numbers)]  # fmt: skip
+    return found
 
 
 def _heading(name: str, kind: str, config: Config) -> dict[str, Any]:

@@ -21,7 +21,10 @@ from digipath.stain import REFERENCES
 from digipath.training.manifest import Manifest, folder_manifest, read_manifest
 from digipath.training.sampling import Sampling
 from digipath.training.schedule import Schedule
+from digipath.values import Scaling
+from digipath.weights import load_card
 
+RGB = tuple[float, float, float]
 STRIDE_PX = 32  # every network takes multiples of this
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 KINDS = ("single", "k-fold", "nested")
@@ -86,8 +89,8 @@ class Input:
     mpp: float
     patch: int = 512
     training_patch: int = 256
-    scale: float = 1 / 127.5
-    offset: float = -1.0
+    scale: Scaling = 1 / 127.5
+    offset: Scaling = -1.0
     stain: str | None = None
 
     def check(self) -> None:
@@ -107,15 +110,16 @@ class Member:
     """One network of the ensemble; what it does not say itself, it shares with the others.
 
     network, config: name and settings for `digipath.build`. encoder: name of the card whose weights
-    the encoder begins with. scale, offset: of its input. schedule: settings that differ from [schedule].
+    the encoder begins with. scale, offset: of its input; where neither the member nor [input] states
+    them, an encoder gets what its card says. schedule: settings that differ from [schedule].
     """
 
     name: str
     network: str
     config: Mapping[str, Any] = field(default_factory=dict)
     encoder: str | None = None
-    scale: float | None = None
-    offset: float | None = None
+    scale: Scaling | None = None
+    offset: Scaling | None = None
     schedule: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -217,7 +221,7 @@ class Config:
         """The common schedule with what the member changes."""
         return replace(self.schedule, **member.schedule)
 
-    def scaling_of(self, member: Member) -> tuple[float, float]:
+    def scaling_of(self, member: Member) -> tuple[Scaling, Scaling]:
         """Scale and offset of the member's input."""
         scale = self.input.scale if member.scale is None else member.scale
         return scale, self.input.offset if member.offset is None else member.offset
@@ -280,7 +284,7 @@ def _config(table: Mapping[str, Any], base: Path) -> Config:
     return Config(
         data=section("data", Data),
         input=given,
-        members=_members(table.get("member", []), base, schedule),
+        members=_members(table.get("member", []), base, schedule, scaled="scale" in table["input"]),
         schedule=schedule,
         card=section("card", CardText),
         sampling=section("sampling", Sampling, **patches),
@@ -291,7 +295,8 @@ def _config(table: Mapping[str, Any], base: Path) -> Config:
     )
 
 
-def _members(tables: object, base: Path, schedule: Schedule) -> tuple[Member, ...]:
+def _members(tables: object, base: Path, schedule: Schedule, *, scaled: bool) -> tuple[Member, ...]:
+    """scaled: the common input states its scaling, which then holds for encoders too."""
     if not isinstance(tables, list) or not tables:
         raise BadInput("expected at least one [[member]] with name and network")
     members = tuple(_parsed(Member, table, f"[[member]] {number}", base) for number, table in enumerate(tables, 1))
@@ -303,8 +308,17 @@ def _members(tables: object, base: Path, schedule: Schedule) -> tuple[Member, ..
         where, known = f"[member.schedule] of {member.name}", _settings(Schedule)
         changes = _values(known, member.schedule, where, base)
         _checked(replace(schedule, **changes), where)
-        found.append(replace(member, schedule=changes))
+        found.append(replace(member if scaled else _scaled(member), schedule=changes))
     return tuple(found)
+
+
+def _scaled(member: Member) -> Member:
+    """The member with the scaling that its encoder's card states, unless it has its own."""
+    if member.encoder is None or member.scale is not None:
+        return member
+    stated = load_card(member.encoder).record["input"]
+    scale, offset = (tuple(v) if isinstance(v, list) else v for v in (stated["scale"], stated["offset"]))
+    return replace(member, scale=scale, offset=offset if member.offset is None else member.offset)
 
 
 def _parsed(kind: type[T], table: object, where: str, base: Path, given: Mapping[str, Any] | None = None) -> T:
@@ -348,8 +362,11 @@ def _typed(value: Any, hint: Any, where: str, base: Path) -> Any:  # noqa: ANN40
             return base / value
         if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
-        if typing.get_origin(kind) is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
-            return tuple(value)
+        if typing.get_origin(kind) is tuple and isinstance(value, list):
+            if kind == RGB and len(value) == 3 and all(type(v) in (int, float) for v in value):
+                return tuple(map(float, value))
+            if kind != RGB and all(isinstance(v, str) for v in value):
+                return tuple(value)
         if typing.get_origin(kind) is Mapping and isinstance(value, dict):
             return value
         if kind in (str, int, bool) and type(value) is kind:
@@ -359,5 +376,7 @@ def _typed(value: Any, hint: Any, where: str, base: Path) -> Any:  # noqa: ANN40
 
 def _in_words(hints: tuple[Any, ...]) -> str:
     words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
+    if RGB in hints:
+        return "a number or a list of three"
     rest = {tuple: "a list of texts", Mapping: "a table", types.NoneType: f'"{NONE}"'}
     return " or ".join(words.get(hint) or rest.get(typing.get_origin(hint) or hint, str(hint)) for hint in hints)

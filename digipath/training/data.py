@@ -25,6 +25,7 @@ from digipath.stain import Normaliser, StainReference, normaliser
 from digipath.training.manifest import TrainingCase
 from digipath.training.readers import CaseReader, Readers
 from digipath.training.sampling import Draw, Draws, Places, Position, Sampling, place_window
+from digipath.values import Scaling
 
 __all__ = ["PatchSource", "Sampling", "batches", "keras_batches", "tensorflow_batches"]
 
@@ -232,8 +233,8 @@ def batches(
     source: PatchSource,
     *,
     batch: int,
-    scale: float,
-    offset: float,
+    scale: Scaling,
+    offset: Scaling,
     first: int = 0,
     count: int | None = None,
     workers: int | None = None,
@@ -256,8 +257,8 @@ def tensorflow_batches(
     source: PatchSource,
     *,
     batch: int,
-    scale: float,
-    offset: float,
+    scale: Scaling,
+    offset: Scaling,
     first: int = 0,
     count: int | None = None,
     workers: int | None = None,
@@ -283,8 +284,8 @@ def keras_batches(
     source: PatchSource,
     *,
     batch: int,
-    scale: float,
-    offset: float,
+    scale: Scaling,
+    offset: Scaling,
     first: int = 0,
     count: int | None = None,
     workers: int | None = None,
@@ -331,13 +332,13 @@ def _first_lesion_pixel(reader: CaseReader, places: Places) -> Position | None:
     return None
 
 
-def _scaled(source: PatchSource, scale: float, offset: float) -> Callable[[int], Sample]:
+def _scaled(source: PatchSource, scale: Scaling, offset: Scaling) -> Callable[[int], Sample]:
     """Index → patch in the network's range, and its mask."""
 
     def sample(index: int) -> Sample:
         image, mask = source.patch(int(index))
-        image *= np.float32(scale)
-        image += np.float32(offset)
+        image *= np.asarray(scale, np.float32)
+        image += np.asarray(offset, np.float32)
         return image, mask
 
     return sample

@@ -29,7 +29,7 @@ PANELS = {
     "learning rate": {"learning_rate": ""},
 }
 INCHES, DPI = (11.0, 3.4), 100
-MARGINS = {"left": 0.05, "right": 0.99, "bottom": 0.15, "top": 0.9, "wspace": 0.2}
+MARGINS = {"left": 0.05, "right": 0.99, "bottom": 0.15, "top": 0.9, "wspace": 0.25}
 
 
 def write_csv(path: Path, history: Sequence[Row]) -> None:

@@ -68,15 +68,20 @@ def gather(rounds: Sequence[Round], scored: Scored) -> dict[str, Score]:
             subjects.setdefault(run.member.name, {})[round_.name] = counts
     if played and all(len(round_.runs) > 1 for round_ in played):
         subjects[ENSEMBLE] = {r.name: [(case.name, case.together) for case in scored[r.name]] for r in played}
-    return {subject: _score(subject, counts) for subject, counts in subjects.items()}
+    centres = {case.name: case.centre or "" for round_ in played for case in round_.held_out}
+    return {subject: _score(subject, counts, centres) for subject, counts in subjects.items()}
 
 
-def _score(subject: str, rounds: Mapping[str, list[tuple[str, Confusion]]]) -> Score:
+def _score(subject: str, rounds: Mapping[str, list[tuple[str, Confusion]]], centres: Mapping[str, str]) -> Score:
     each = {name: summary(counts) for name, counts in rounds.items()}
-    pooled = summary([case for counts in rounds.values() for case in counts])
+    cases = [case for counts in rounds.values() for case in counts]
+    pooled = summary(cases)
     values = {key: [one[key] for one in each.values() if one[key] is not None] for key in pooled if key != "count"}
     spread = {key: float(np.std(found)) for key, found in values.items() if len(found) > 1}
-    return Score(subject, each, pooled, spread)
+    apart = {}
+    for centre in sorted(set(centres.values())) if len(set(centres.values())) > 1 else ():
+        apart[centre] = summary([case for case in cases if centres[case[0]] == centre])
+    return Score(subject, each, pooled, spread, apart)
 
 
 def best_member(scores: Mapping[str, Score]) -> str | None:
@@ -118,11 +123,14 @@ def _named(round_: Round, case: CaseScore) -> Iterator[tuple[str, Confusion]]:
 
 
 def score_table(scores: Mapping[str, Score]) -> str:
-    """A Markdown table: value ± spread over the rounds, a line per member and one for the ensemble."""
+    """A Markdown table: value ± spread over the rounds, for each member and the ensemble, and by centre."""
     lines = ["| | cases | " + " | ".join(name.replace("_", " ") for name in COLUMNS) + " |", "|---" * 7 + "|"]
     for score in scores.values():
         cells = (_cell(score.pooled[name], score.spread.get(name)) for name in COLUMNS)
         lines.append(f"| {score.subject} | {score.pooled['count']} | {' | '.join(cells)} |")
+        for centre, numbers in score.centres.items():
+            cells = (_cell(numbers[name], None) for name in COLUMNS)
+            lines.append(f"| {score.subject}, {centre or 'no centre'} | {numbers['count']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
