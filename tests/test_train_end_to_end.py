@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 import digipath
 from digipath.cli import main
-from digipath.errors import BadInput, Cancelled, CaseDiffers
+from digipath.errors import BadInput, Cancelled, CaseDiffers, TrainingDiverged
 from digipath.evaluation import evaluate
 from digipath.training.experiment import open_training
 from digipath.weights import import_weights, load_card
@@ -171,6 +172,28 @@ def test_a_finished_training_is_not_repeated_and_another_is_refused(trained, cas
     assert untouched() == before
 
 
+def test_other_words_in_the_card_write_the_cards_anew_and_train_nothing(trained, cases, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained.folder, copy)
+    weights = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.suffix in (".h5", ".npz")}
+    before = {path.stem: json.loads(path.read_text()) for path in (copy / "weights").glob("*.json")}
+    reworded = write_config(cases, "reworded.toml")
+    reworded.write_text(reworded.read_text().replace('"CC0-1.0"', '"CC0-1.0"\nlimits = ["Squares only."]'))
+
+    def never():
+        raise AssertionError("trained or scored again")
+
+    digipath.train(reworded, out=copy, cancel=never)
+    assert {path: path.stat().st_mtime_ns for path in weights} == weights
+    for name, record in before.items():
+        now = json.loads((copy / "weights" / f"{name}.json").read_text())
+        assert now == record | {"limits": ["Squares only.", *record["limits"]]}
+    renamed = write_config(cases, "renamed.toml")
+    renamed.write_text(renamed.read_text().replace("tones-v1", "tones-v2"))
+    with pytest.raises(CaseDiffers, match="card.name: 'tones-v1', now 'tones-v2'"):
+        digipath.train(renamed, out=copy)
+
+
 def test_nested_with_a_last_round_on_all_cases(cases, tmp_path, capfd):
     members = MEMBER.format(name="narrow", widths="4, 8")
     config = write_config(cases, "nested.toml", members=members, kind="nested", ensemble="final", patience="none")
@@ -196,6 +219,13 @@ def test_what_a_slide_does_wrong_during_training_is_told_in_our_words(cases, tmp
         digipath.train(config, out=tmp_path / "out")
     state = json.loads((tmp_path / "out" / "state.json").read_text())
     assert state["state"] == "failed"
+
+
+def test_a_loss_that_is_not_a_number_names_the_cases(cases, tmp_path):
+    config = write_config(cases, "nan.toml", kind="single")
+    config.write_text(config.read_text().replace("learning_rate = 0.01", "learning_rate = 1e38"))
+    with pytest.raises(TrainingDiverged, match=r"at batch \d of 6 \(patches \d+ to \d+, of \d(, \d)*\); try a lower"):
+        digipath.train(config, out=tmp_path / "out")
 
 
 def test_the_example_reaches_its_scores(tmp_path):

@@ -116,6 +116,12 @@ class TestClasses:
         assert not any(mask.any() for _, mask in normal)
         assert {int(image[0, 0, 1]) for image, _ in normal} <= {0, 1, 2}
 
+    def test_patches_know_their_case(self, two_cases):
+        """Tumour is in "ill" only; normal patches are drawn from both, in rounds."""
+        with PatchSource(two_cases, SAMPLING, augmentation=None) as source:
+            assert source.names(range(1, 12, 2)) == ["ill"] * 6
+            assert sorted(source.names([0, 2])) == ["ill", "well"]
+
     def test_normal_patches_lie_on_tissue(self, slide):
         """Tissue as found on the overview reaches a little beyond the true outline."""
         written, case = slide

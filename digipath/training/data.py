@@ -131,6 +131,10 @@ class PatchSource:
             self.failure = error
             raise
 
+    def names(self, patches: Sequence[int]) -> list[str]:
+        """The case of each of these patches, by its name."""
+        return [self.cases[self._draws[index].case].name for index in patches]
+
     def _attempt(self, reader: CaseReader, draw: Draw, index: int, attempt: int) -> Sample | None:
         """One place drawn and read; None if it cannot be read or does not show what was drawn."""
         rng = np.random.default_rng((self.sampling.seed, index, attempt))

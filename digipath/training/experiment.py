@@ -10,6 +10,7 @@ Finished runs and rounds are never repeated: the same command goes on where it w
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -118,7 +119,8 @@ def train(
         out: the folder; default `<the card's name>.training` in the working directory.
         seed: instead of the configuration's.
         resume: go on with an unfinished training of the same configuration and manifest, return a
-            finished one as it is; False starts afresh.
+            finished one as it is; False starts afresh. Words of [card] other than its name may change:
+            then the cards are written anew, and nothing is trained.
         progress: called with a `Progress`; cancel: asked between batches.
 
     Raises:
@@ -128,13 +130,19 @@ def train(
     folder = Path(out) if out is not None else Path.cwd() / f"{plan.config.card.name}.training"
     identity = {
         "manifest": {"sha256": plan.manifest.sha256},
-        "config": _flat(plan.config.record()),
+        "config": _flat({**plan.config.record(), "card": {"name": plan.config.card.name}}),
         "digipath": version("digipath"),
     }
     with Case(folder, "train", identity, owned=OWNED, resume=resume) as case:
-        if not case.done:
+        if not case.done or _worded_otherwise(plan, folder):
             _train(plan, folder, progress, cancel)
     return TrainingResult(folder)
+
+
+def _worded_otherwise(plan: Plan, folder: Path) -> bool:
+    """Whether the cards of a finished training say other words than [card] does now; its networks stay."""
+    said = read_json(folder / "results.json")["config"]["card"]
+    return bool(said != json.loads(json.dumps(asdict(plan.config.card))))  # tuples as they are read back
 
 
 def open_training(folder: str | Path) -> TrainingResult:

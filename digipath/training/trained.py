@@ -128,6 +128,7 @@ def _fit(run: Run, folder: Path, shop: Workshop, schedule: Schedule, encoder: _E
                 seed=run.seed,
                 encoder=None if encoder is None else encoder.load,
                 identity={"manifest": shop.manifest.sha256, "encoder_weights": encoder and encoder.record},
+                cases=training.names,
                 progress=_named(shop.progress, run.name),
                 cancel=shop.cancel,
             )
