@@ -27,7 +27,8 @@ from typing import NamedTuple
 PATCH, MPP, BATCH = 256, 0.5, 8
 NETWORKS = {
     "unet/densenet121": ("unet", {"backbone": "densenet121"}),
-    "unet-small": ("unet-small", {"shrink": 2, "widths": [32, 48, 64, 96], "output_stride": 8}),
+    "shipped unet": ("unet-small", {"encoder": "efficientnet-lite0", "widths": [32, 48, 64, 96], "output_stride": 4}),
+    "smallest unet": ("unet-small", {"shrink": 2, "widths": [32, 48, 64, 96], "output_stride": 8}),
 }
 
 

@@ -47,9 +47,9 @@ class Augmentation:
         contrast: c; the difference from each channel's mean is multiplied by a factor in 1 ± c.
         saturation: s; chroma is multiplied by a factor in 1 ± s. hue: chroma is turned, as a share
             of the circle. Chroma is I and Q of YIQ = `YIQ` · RGB, so the luma stays.
-        stain_gain, stain_shift: haematoxylin, eosin and the rest (Ruifrok & Johnston 2001) are each
-            multiplied by a factor in 1 ± gain (Tellez et al. 2018, doi:10.1109/TMI.2018.2820199);
-            then each colour channel's optical density (natural logarithm) is shifted.
+        stain_gain, stain_shift: jitter in HED space (Tellez et al. 2018, doi:10.1109/TMI.2018.2820199):
+            the amounts of haematoxylin, eosin and the rest (Ruifrok & Johnston 2001, of the natural
+            logarithm) are each multiplied by a factor in 1 ± gain, then shifted by at most ± shift.
         scale: free zoom, about the centre, of the field seen to 1 ± scale of its side.
     """
 
@@ -144,9 +144,9 @@ def _turned(array: NDArray[Any], settings: Augmentation, chance: NDArray[np.floa
 
 def _stain(pixels: NDArray[np.float32], settings: Augmentation, chance: NDArray[np.float64]) -> None:
     """Change the stains of pixels (n, 3) in place: linear in −ln((value + 1) / 256)."""
-    gain = 1 + settings.stain_gain * chance[:3]
+    gain, shift = 1 + settings.stain_gain * chance[:3], settings.stain_shift * chance[3:]
     change = (hed_from_rgb * gain @ rgb_from_hed).astype(np.float32)
-    light = np.exp(-settings.stain_shift * chance[3:]).astype(np.float32) * np.float32(256)
+    light = 256 * np.exp(-shift @ rgb_from_hed).astype(np.float32)
     for first in range(0, len(pixels), PIECE_PX):
         piece = pixels[first : first + PIECE_PX]
         piece += 1

@@ -178,7 +178,7 @@ def plan_slide(source: Slide, networks: Networks, settings: Settings) -> Plan:
     overview = source.overview(longest_px=OVERVIEW_PX)
     mpp = source.mpp if read_mpp is None else read_mpp
     reduce = _reduce(settings.out_mpp, mpp, source.path)
-    wanted, found, pen_px = _wanted(overview, settings.tissue)
+    wanted, found, pen_px = _wanted(overview, settings.tissue, source.size_l0)
     staining, asked = _staining(source, wanted == PREDICTED, networks, settings.stain, mpp=read_mpp)
     wanted = coarsened(wanted, [-(-size // reduce) for size in shape_px])
     grid = tissue_grid(
@@ -233,7 +233,9 @@ def _reduce(out_mpp: float | str | None, mpp: float | None, path: Path) -> int:
     return reduce
 
 
-def _wanted(overview: Overview, tissue: str) -> tuple[NDArray[np.uint8], tuple[str, ...], Mapping[str, int]]:
+def _wanted(
+    overview: Overview, tissue: str, size_l0: tuple[int, int]
+) -> tuple[NDArray[np.uint8], tuple[str, ...], Mapping[str, int]]:
     """What is asked of each overview pixel (BACKGROUND, PREDICTED, EXCLUDED), notes, ink counts."""
     if tissue in ("auto", "all", "white-tiles"):
         found = tissue_mask(overview.image, um_per_px=overview.mpp, failed=overview.failed, method=tissue)
@@ -247,7 +249,7 @@ def _wanted(overview: Overview, tissue: str) -> tuple[NDArray[np.uint8], tuple[s
     if path.suffix.lower() in (".geojson", ".json", ".xml"):
         mask = rasterise(read_outlines(path), shape, overview.downsample)
     else:
-        mask = read_mask(path, shape)
+        mask = read_mask(path, size_l0, shape, overview.downsample)
     return np.where(mask, PREDICTED, 0).astype(np.uint8), (f"Tissue as drawn in {path.name}.",), {}
 
 

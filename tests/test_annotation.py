@@ -6,8 +6,10 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from shapely import MultiPolygon, Polygon, box
+from shapely.geometry import mapping
 
 from digipath.annotation import Outline, rasterise, read_mask, read_outlines
 from digipath.errors import BadAnnotation
@@ -16,6 +18,11 @@ SQUARE = {"type": "Polygon", "coordinates": [[[0, 0], [100, 0], [100, 80], [0, 8
 RING = {"type": "Polygon", "coordinates": [*SQUARE["coordinates"], [[20, 20], [60, 20], [60, 60], [20, 60], [20, 20]]]}
 PAIR = {"type": "MultiPolygon", "coordinates": [SQUARE["coordinates"], [[[200, 0], [210, 0], [210, 10], [200, 0]]]]}
 FEATURE = {"type": "Feature", "properties": {"classification": {"name": "Tumour"}}, "geometry": RING}
+
+
+def whole(path, shape):
+    """A mask laid over a slide of `shape` (rows, columns), at level 0."""
+    return read_mask(path, shape[::-1], shape, 1.0)
 
 
 def geojson(tmp_path, content):
@@ -46,6 +53,47 @@ def test_every_form_of_geojson(tmp_path, content, expected):
     assert [(outline.label, outline.area.area) for outline in outlines] == expected
 
 
+@pytest.mark.parametrize(
+    ("properties", "label"),
+    [
+        ({"classification": "Tumor"}, "Tumor"),
+        ({"classification": {"names": ["Stroma", "CD3"]}}, "Stroma: CD3"),
+        ({"classification": {"name": "Positive", "parentClass": {"name": "Stroma"}}}, "Stroma: Positive"),
+        ({"classification": {"name": "Tumor", "color": [200, 0, 0]}, "name": "my area"}, "Tumor"),
+        ({"classification": None, "objectType": "annotation"}, ""),
+    ],
+)
+def test_classes_of_several_parts_keep_all_of_them(tmp_path, properties, label):
+    (outline,) = read_outlines(geojson(tmp_path, {**FEATURE, "properties": properties}))
+    assert outline.label == label
+
+
+@pytest.mark.parametrize("kind", [{"color": [1, 2, 3]}, {"name": 3}, {"names": ["a", None]}, 7])
+def test_a_class_without_a_name_is_refused(tmp_path, kind):
+    with pytest.raises(BadAnnotation, match="a classification without a name"):
+        read_outlines(geojson(tmp_path, {**FEATURE, "properties": {"classification": kind}}))
+
+
+def test_objects_inside_others_are_read_and_detections_left_out(tmp_path):
+    child = {**FEATURE, "geometry": SQUARE, "properties": {"classification": {"name": "Stroma"}}}
+    cell = {**FEATURE, "properties": {"objectType": "cell", "childObjects": [child]}}
+    parent = {**FEATURE, "properties": {**FEATURE["properties"], "childObjects": [child, cell]}}
+    found = [(outline.label, outline.area.area) for outline in read_outlines(geojson(tmp_path, [parent]))]
+    assert found == [("Tumour", 6400), ("Stroma", 8000), ("Stroma", 8000)]
+
+
+@pytest.mark.parametrize("kind", ["MultiPolygon", "GeometryCollection"])
+def test_parts_that_overlap_are_joined(tmp_path, kind):
+    squares = [mapping(box(0, 0, 100, 100)), mapping(box(50, 50, 150, 150))]
+    if kind == "MultiPolygon":
+        content = {"type": kind, "coordinates": [square["coordinates"] for square in squares]}
+    else:
+        content = {"type": kind, "geometries": squares}
+    (outline,) = read_outlines(geojson(tmp_path, content))
+    assert outline.area.is_valid
+    assert outline.area.area == 17_500
+
+
 def test_holes_and_parts_are_kept(tmp_path):
     ring, pair = read_outlines(geojson(tmp_path, [FEATURE, {**FEATURE, "geometry": PAIR}]))
     assert len(ring.area.interiors) == 1
@@ -66,6 +114,8 @@ ASAP = """<?xml version="1.0"?>
 <Coordinate Order="10" X="0" Y="10"/><Coordinate Order="1" X="10" Y="0"/></Coordinates></Annotation>
 <Annotation Name="b" Type="Dot" PartOfGroup="None"><Coordinates>
 <Coordinate Order="0" X="5" Y="5"/></Coordinates></Annotation>
+<Annotation Name="c" Type="Polygon" PartOfGroup="Tumor"><Coordinates>
+<Coordinate Order="0" X="5" Y="5"/><Coordinate Order="1" X="6" Y="5"/></Coordinates></Annotation>
 </Annotations></ASAP_Annotations>"""
 
 
@@ -90,6 +140,7 @@ def test_asap_is_read_in_the_order_it_states(tmp_path):
         '{"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}',
         '{"type": "Polygon", "coordinates": "abc"}',
         '{"type": "Feature"}',
+        '{"type": "Feature", "geometry": null}',
         '["a"]',
         "<a><b></a>",
         "<ASAP_Annotations/>",
@@ -116,7 +167,7 @@ def test_missing_files_are_named(tmp_path):
     with pytest.raises(BadAnnotation, match=r"nope\.geojson"):
         read_outlines(tmp_path / "nope.geojson")
     with pytest.raises(BadAnnotation, match=r"nope\.png"):
-        read_mask(tmp_path / "nope.png", (5, 5))
+        whole(tmp_path / "nope.png", (5, 5))
 
 
 def test_rasterise_puts_outlines_where_they_lie():
@@ -154,22 +205,80 @@ def test_masks_of_any_mode(tmp_path, mode, suffix):
     values = np.where(truth, 1, 0).astype(np.uint16 if mode == "I;16" else np.uint8)
     image = Image.fromarray(values) if mode == "I;16" else Image.fromarray(values * 255).convert(mode)
     image.save(tmp_path / f"mask.{suffix}")
-    np.testing.assert_array_equal(read_mask(tmp_path / f"mask.{suffix}", (40, 60)), truth)
-    np.testing.assert_array_equal(read_mask(tmp_path / f"mask.{suffix}", (80, 120)), truth.repeat(2, 0).repeat(2, 1))
+    np.testing.assert_array_equal(whole(tmp_path / f"mask.{suffix}", (40, 60)), truth)
+    np.testing.assert_array_equal(whole(tmp_path / f"mask.{suffix}", (80, 120)), truth.repeat(2, 0).repeat(2, 1))
 
 
 def test_jpeg_masks_are_cut_in_the_middle(tmp_path):
     Image.fromarray(np.full((16, 16), 100, np.uint8)).save(tmp_path / "low.jpg")
     Image.fromarray(np.full((16, 16), 200, np.uint8)).save(tmp_path / "high.jpg")
-    assert not read_mask(tmp_path / "low.jpg", (16, 16)).any()
-    assert read_mask(tmp_path / "high.jpg", (16, 16)).all()
+    assert not whole(tmp_path / "low.jpg", (16, 16)).any()
+    assert whole(tmp_path / "high.jpg", (16, 16)).all()
 
 
-def test_a_mask_of_other_proportions_is_refused(tmp_path):
-    Image.new("L", (100, 100)).save(tmp_path / "mask.png")
-    assert read_mask(tmp_path / "mask.png", (100, 101)).shape == (100, 101)
-    with pytest.raises(BadAnnotation, match="proportions"):
-        read_mask(tmp_path / "mask.png", (100, 103))
+@pytest.mark.parametrize(
+    ("size", "fits"),
+    [
+        ((6000, 4000), True),
+        ((6001, 4000), True),  # by rounding
+        ((3000, 2000), True),
+        ((1500, 1001), True),
+        ((188, 125), True),  # 32 times smaller, rounded up
+        ((5988, 3992), True),  # resampled from 0.499 to 0.5 µm/px
+        ((6144, 4096), False),  # padded to tiles of 512
+        ((6000, 4070), False),
+        ((5900, 4000), False),  # cut
+        ((3000, 2010), False),
+        ((12000, 8000), True),  # finer than the slide
+    ],
+)
+def test_a_mask_has_the_slides_size_or_that_times_one_factor(tmp_path, size, fits):
+    Image.new("L", size).save(tmp_path / "mask.png")
+    if fits:
+        assert not whole(tmp_path / "mask.png", (4000, 6000)).any()
+        return
+    with pytest.raises(BadAnnotation, match=rf"slide's size \(6000 × 4000\).*received {size[0]} × {size[1]}.*mask\.png"):
+        whole(tmp_path / "mask.png", (4000, 6000))
+
+
+WHITE, RED, BLACK = (255, 255, 255), (255, 0, 0), (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("coded", "named"),
+    [
+        (lambda truth: Image.fromarray(np.where(truth, 2, 1).astype(np.uint8)), "1 and 2"),
+        (lambda truth: Image.fromarray(np.add(truth, truth[::-1], dtype=np.uint8)), "1 and 2"),
+        (lambda truth: Image.fromarray(np.where(truth[..., None], RED, WHITE).astype(np.uint8)), r"\[255, 255, 255\] and"),
+        (lambda truth: Image.fromarray(np.arange(truth.size, dtype=np.uint16).reshape(truth.shape)), "1 and 2"),
+    ],
+    ids=["no background", "two classes", "white background", "a picture"],
+)
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_mask_with_several_values_is_not_guessed_at(tmp_path, coded, named, suffix):
+    truth = np.zeros((40, 60), bool)
+    truth[5:30, 10:40] = True
+    path = tmp_path / f"mask.{suffix}"
+    coded(truth).save(path)
+    with pytest.raises(BadAnnotation, match=rf"one value besides 0, received {named}.*lesion as 255.*mask\.{suffix}"):
+        whole(path, (40, 60))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("palette", [(WHITE, RED), (BLACK, BLACK)])
+def test_palettes_count_by_their_numbers(tmp_path, palette, suffix):
+    truth = np.zeros((40, 60), np.uint8)
+    truth[5:30, 10:40] = 1
+    image = Image.frombytes("P", truth.shape[::-1], truth.tobytes())
+    image.putpalette([channel for colour in palette for channel in colour])
+    image.save(tmp_path / f"mask.{suffix}")
+    np.testing.assert_array_equal(whole(tmp_path / f"mask.{suffix}", (40, 60)), truth > 0)
+
+
+def test_black_on_white_of_a_bit_per_pixel_is_not_guessed_at(tmp_path):
+    tifffile.imwrite(tmp_path / "mask.tif", np.eye(64, dtype=bool))
+    with pytest.raises(BadAnnotation, match=r"0 is white.*mask\.tif"):
+        whole(tmp_path / "mask.tif", (64, 64))
 
 
 def test_what_is_no_mask_is_refused(tmp_path):
@@ -178,7 +287,7 @@ def test_what_is_no_mask_is_refused(tmp_path):
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
     for name in ("text.png", "cut.png"):
         with pytest.raises(BadAnnotation, match=name):
-            read_mask(tmp_path / name, (100, 100))
+            whole(tmp_path / name, (100, 100))
 
 
 @pytest.mark.real_data
@@ -193,5 +302,5 @@ def test_outlines_of_camelyon17(shared_data):
 
 @pytest.mark.real_data
 def test_mask_of_a_real_crop(shared_data):
-    mask = read_mask(min((shared_data / "camelyon_tumour" / "masks").iterdir()), (128, 128))
+    mask = read_mask(min((shared_data / "camelyon_tumour" / "masks").iterdir()), (512, 512), (128, 128), 4.0)
     assert mask.mean() == pytest.approx(0.494, abs=0.001)

@@ -241,12 +241,13 @@ def test_stain_gain_scales_each_stain_and_leaves_white():
     assert np.abs(np.corrcoef(factors.T) - np.eye(3)).max() < 0.35  # each stain for itself
 
 
-def test_stain_shift_adds_to_the_density_of_each_channel():
+def test_stain_shift_adds_to_the_amount_of_each_stain():
     image = np.full((8, 8, 3), 120, np.uint8)
     out = many(image, replace(NOTHING, stain_shift=0.06))[:, 0, 0]
-    shifts = -np.log((out + 1) / 121)
+    shifts = -np.log((out + 1) / 121) @ hed_from_rgb
     assert np.abs(shifts).max() <= 0.0601
     assert (np.ptp(shifts, axis=0) > 0.11).all()
+    assert np.abs(np.corrcoef(shifts.T) - np.eye(3)).max() < 0.35  # each stain for itself
 
 
 def test_all_at_once_stays_within_the_range_of_bytes():

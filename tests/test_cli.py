@@ -104,11 +104,11 @@ def test_convert_then_info(run, tmp_path):
 
 
 def test_weights_list_show_verify(run):
-    assert "lymphnode-unet-v1" in run("weights", "list")[1]
-    card = json.loads(run("weights", "show", "lymphnode-unet-v1", "--json")[1])
+    assert "lymphnode-ensemble-v1-unet-fold0" in run("weights", "list")[1]
+    card = json.loads(run("weights", "show", "lymphnode-ensemble-v1-unet-fold0", "--json")[1])
     assert card["licence"] == "CC0-1.0"
     assert card["sha256"] in run("weights", "verify")[1]
-    assert "intended_use" in run("weights", "show", "lymphnode-unet-v1")[1]
+    assert "intended_use" in run("weights", "show", "lymphnode-ensemble-v1-unet-fold0")[1]
 
 
 def test_evaluate_scores_pairs(run, tmp_path):

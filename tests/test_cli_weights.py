@@ -46,7 +46,8 @@ def test_the_list_says_what_is_here_and_how_large_it_is(home, usb, capsys):
     line = next(line for line in table.splitlines() if "digipathai-liver-inception" in line)
     assert [word.strip() for word in line.split("│")[2:6]] == ["network", "0.5", "≥ 264 MB", "to fetch"]
     found = rows(capsys)
-    assert (found["lymphnode-unet-v1"]["here"], found["lymphnode-unet-v1"]["size"]) == ("shipped", "2 MB")
+    shipped = found["lymphnode-ensemble-v1-unet-fold0"]
+    assert (shipped["here"], shipped["size"]) == ("shipped", "2 MB")
     assert (found["imagenet-densenet121"]["here"], found["imagenet-densenet121"]["size"]) == ("to fetch", "29 MB")
     run(capsys, "import", "digipathai-liver-densenet", usb / "paip_densenet.h5")
     found = rows(capsys)
@@ -60,7 +61,7 @@ def test_a_broken_card_does_not_hide_the_others(home, capsys):
     (home / "broken.json").write_text("{}")
     found = rows(capsys)
     assert found["broken"]["kind"] == "BROKEN"
-    assert found["lymphnode-unet-v1"]["kind"] == "network"
+    assert found["lymphnode-ensemble-v1-unet-fold0"]["kind"] == "network"
 
 
 def test_fetch_from_a_folder_then_verify(home, usb, capsys):
@@ -81,7 +82,7 @@ def test_verify_shows_all_and_fails_for_the_damaged(home, usb, capsys):
     code, out, err = run(capsys, "verify")
     assert code == 2
     assert "digipathai-liver-inception: sha256 " in out
-    assert "lymphnode-unet-v1: sha256 " in out
+    assert "lymphnode-ensemble-v1-unet-fold0: sha256 " in out
     assert "digipathai-liver-densenet" not in out
     assert err.count("\n") == 1
     assert "paip_densenet.h5" in err

@@ -84,8 +84,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         body = content[first : fault.get("cut", len(content))]
         for begin in range(0, len(body), 10_000):
-            self.wfile.write(body[begin : begin + 10_000])
-            self.server.sent += len(body[begin : begin + 10_000])
+            piece = body[begin : begin + 10_000]
+            self.server.sent += len(piece)  # first: once written, the client may be done and look
+            self.wfile.write(piece)
             time.sleep(self.server.slow_s)
 
     def _first(self, content: bytes, etag: str) -> int:
@@ -496,6 +497,6 @@ def test_an_archive_with_a_wrong_hash_is_not_opened(packed, server, home):
 
 
 def test_shipped_weights_need_no_fetching(home):
-    (path,) = digipath.fetch("lymphnode-unet-v1")
-    assert path.name == "lymphnode-unet-v1.weights.h5"
+    (path,) = digipath.fetch("lymphnode-ensemble-v1-unet-fold0")
+    assert path.name == "lymphnode-ensemble-v1-unet-fold0.weights.h5"
     assert left_over(home) == []

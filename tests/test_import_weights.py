@@ -101,7 +101,7 @@ def test_misuse_is_answered(store, tmp_path):
     with pytest.raises(BadInput, match="no file of its own; import its members: digipathai-breast-densenet, "):
         import_weights("digipathai-breast", file)
     with pytest.raises(BadInput, match="comes with digipath"):
-        import_weights("lymphnode-unet-v1", file)
+        import_weights("lymphnode-ensemble-v1-unet-fold0", file)
     with pytest.raises(BadInput, match="expected the file to import"):
         import_weights("digipathai-breast-densenet")
     with pytest.raises(BadInput, match="a card alone, or a name with a file"):
@@ -143,8 +143,9 @@ def test_other_weights_of_the_same_name_are_not_replaced_unless_forced(store, tm
 
 
 def test_names_and_files_of_others_are_not_taken(store, tmp_path):
-    with pytest.raises(BadInput, match="lymphnode-unet-v1 is the name of weights that come with digipath"):
-        import_weights(str(own_card(tmp_path / "run", "lymphnode-unet-v1")), force=True)
+    shipped = "lymphnode-ensemble-v1-unet-fold0"
+    with pytest.raises(BadInput, match=f"{shipped} is the name of weights that come with digipath"):
+        import_weights(str(own_card(tmp_path / "run", shipped)), force=True)
     card = own_card(tmp_path / "run", "mine", file="camelyon_densenet.h5")
     hdf5(tmp_path / "run" / "camelyon_densenet.h5")
     with pytest.raises(BadInput, match=r"camelyon_densenet\.h5 is the file of digipathai-breast-densenet"):

@@ -194,8 +194,9 @@ def test_a_window_of_a_mask_is_that_window_of_the_whole(tmp_path, kind, downsamp
             np.testing.assert_array_equal(window, whole[row : row + 50, col : col + 30])
     if downsample <= 1:
         np.testing.assert_array_equal(whole, mask.repeat(int(1 / downsample), 0).repeat(int(1 / downsample), 1))
-    elif downsample in (2, 4) and kind == "pyramid":  # the level of that downsample
-        np.testing.assert_array_equal(whole, mask[:: int(downsample), :: int(downsample)])
+    elif downsample in (2, 4):  # the pixels under the centres, whatever coarser levels say
+        step = int(downsample)
+        np.testing.assert_array_equal(whole, mask[step // 2 :: step, step // 2 :: step])
 
 
 @pytest.mark.parametrize("factor", [0.25, 1, 4])
@@ -246,7 +247,7 @@ def test_tiffs_of_any_coding(tmp_path, options, values):
     mask[64:128, 32:192] = True
     coded = np.array(values, np.uint8)[mask.astype(int)]
     tifffile.imwrite(tmp_path / "a.tif", coded, **{**PYRAMIDS, **options})
-    np.testing.assert_array_equal(read_mask(tmp_path / "a.tif", (256, 256)), mask)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.tif", (256, 256), (256, 256), 1.0), mask)
 
 
 def test_tiles_that_a_file_leaves_out_are_empty(tmp_path):
@@ -275,16 +276,17 @@ def test_thumbnails_in_a_mask_file_are_no_levels(tmp_path):
         np.testing.assert_array_equal(lesions.read_block(0, 0, 150, 200, downsample=4.0), mask[2::4, 2::4])
 
 
-def test_levels_in_sub_directories_are_used(tmp_path):
-    mask = random_mask(4)
-    coarse = np.ones((150, 200), np.uint8)  # other than the truth, to see where it is read
+@pytest.mark.parametrize("sub_directories", [0, 1])
+def test_averaged_levels_spread_no_lesion(tmp_path, sub_directories):
+    mask = np.zeros((600, 800), np.uint8)
+    mask[8::40, 8::40] = 255  # single pixels
+    mean = mask.reshape(150, 4, 200, 4).mean(axis=(1, 3)).astype(np.uint8)
     with tifffile.TiffWriter(tmp_path / "a.ome.tif") as file:
-        file.write(mask.astype(np.uint8), subifds=1, **PYRAMIDS)
-        file.write(coarse, subfiletype=1, **PYRAMIDS)
+        file.write(mask, subifds=sub_directories, **PYRAMIDS)
+        file.write(mean, subfiletype=1, **PYRAMIDS)
     with open_lesions(tmp_path / "a.ome.tif", (800, 600)) as lesions:
-        np.testing.assert_array_equal(lesions.read_block(0, 0, 600, 800, downsample=1.0), mask)
-        np.testing.assert_array_equal(lesions.read_block(0, 0, 300, 400, downsample=2.0), mask[1::2, 1::2])
-        assert lesions.read_block(0, 0, 150, 200, downsample=4.0).all()
+        found = lesions.read_block(0, 0, 150, 200, downsample=4.0)
+    assert found.sum() == 0 < (mean > 0).sum()  # no centre lies on one
 
 
 def test_a_mask_of_50000_squared_is_never_loaded_whole(tmp_path):
@@ -332,7 +334,7 @@ def test_a_mask_of_other_size_is_refused(tmp_path, size):
     path = write_pyramid(tmp_path / "mask.tif", random_mask())
     Image.fromarray(random_mask()).save(tmp_path / "mask.png")
     for mask in (path, tmp_path / "mask.png"):
-        with pytest.raises(BadAnnotation, match=rf"proportions \({size[0]} × {size[1]}.*received 800 × 600.*mask\."):
+        with pytest.raises(BadAnnotation, match=rf"size \({size[0]} × {size[1]}.*received 800 × 600.*mask\."):
             open_lesions(mask, size)
 
 
@@ -378,8 +380,9 @@ def test_a_label_outside_the_classes_is_refused_with_the_known_ones_named(tmp_pa
     path = write_outlines(tmp_path / "a.geojson", ("Tumor", box(0, 0, 5, 5)), ("Necrosis", box(0, 0, 5, 5)))
     with pytest.raises(BadAnnotation, match=r"'tumor'.*'stroma'.*received \['Necrosis'\].*a\.geojson"):
         open_lesions(path, (100, 100))
-    own = Labels(positive=("necrosis",), negative=("TUMOR",))
-    assert open_lesions(path, (100, 100), labels=own).empty
+    own = Labels(positive=("tumor",), negative=("NECROSIS",))
+    with open_lesions(write_outlines(path, ("Tumor", box(0, 0, 9, 9)), ("Necrosis", box(0, 0, 5, 5))), (9, 9), labels=own) as lesions:
+        assert lesions.read_block(0, 0, 9, 9, downsample=1.0).sum() == 81 - 25
     with pytest.raises(BadInput, match="both"):
         Labels(positive=("a",), negative=("A",))
 
@@ -414,6 +417,12 @@ def test_a_tiff_in_one_huge_piece_is_refused(tmp_path):
         file.write(np.zeros((3, 64, 64), np.uint8), planarconfig="separate", photometric="rgb")
     with pytest.raises(BadAnnotation, match="digipath convert"):
         open_lesions(tmp_path / "a.tif", (64, 64))
+
+
+def test_lesions_that_are_wholly_cut_out_are_not_taken_for_none(tmp_path):
+    path = write_outlines(tmp_path / "a.geojson", ("Tumor", box(10, 10, 20, 20)), ("Stroma", box(0, 0, 50, 50)))
+    with pytest.raises(BadAnnotation, match=r"all of them lie within.*\['Stroma'\].*a\.geojson"):
+        open_lesions(path, (100, 100))
 
 
 @pytest.mark.real_data

@@ -234,7 +234,7 @@ def test_arrays_that_do_not_fit_are_refused():
 # --- the page --------------------------------------------------------------------------------
 
 CARD = {
-    "name": "lymphnode-unet-v1",
+    "name": "some-unet-v1",
     "licence": "CC0-1.0",
     "sha256": "ab" * 32,
     "intended_use": "Demonstration only.",
@@ -261,7 +261,7 @@ def given(ledger=None, slide="slide.svs", **settings):
 
 def test_the_page_shows_what_it_was_given():
     page = report_html(given())
-    shown = ["slide.svs", "9.8.7", "3.25", "lymphnode-unet-v1", "CC0-1.0", "ab" * 32, "0.812", "Few crops.", "A note."]
+    shown = ["slide.svs", "9.8.7", "3.25", "some-unet-v1", "CC0-1.0", "ab" * 32, "0.812", "Few crops.", "A note."]
     for text in shown:
         assert text in page, text
     assert "4 µm²" in page  # 16 pixels of 0.25 µm²

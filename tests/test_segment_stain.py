@@ -189,7 +189,7 @@ def test_the_command_line_takes_a_stain(tmp_path, tissue_png, monkeypatch, capsy
 @pytest.fixture
 def card(tmp_path):
     """A function that writes a copy of the shipped card, with another `input.stain`, and returns its path."""
-    shipped = Path(digipath.__file__).parents[1] / "weights" / "lymphnode-unet-v1.json"
+    shipped = Path(digipath.__file__).parents[1] / "weights" / "lymphnode-ensemble-v1-unet-fold0.json"
 
     def write(name, stain, **changes):
         record = json.loads(shipped.read_text()) | {"name": name}
@@ -214,7 +214,7 @@ def test_a_card_says_what_its_network_was_trained_on(card, tissue_png):
     planned = plan(networks, tissue_png)
     assert planned.staining.target == TARGET
     assert planned.notes == ()
-    plain = choose_networks.published("lymphnode-unet-v1")
+    plain = choose_networks.published("lymphnode-ensemble-v1-unet-fold0")
     assert plain.stain is None is plan(plain, tissue_png).staining
 
 
@@ -226,7 +226,7 @@ def test_other_than_trained_is_noted(card, tissue_png):
     assert note == "The network was trained on slides normalised (macenko) and sees this one as it is, as asked."
     (note,) = plan(networks, tissue_png, stain="reinhard").notes
     assert "sees this one normalised to another stain (reinhard)" in note
-    (note,) = plan(choose_networks.published("lymphnode-unet-v1"), tissue_png, stain="macenko").notes
+    (note,) = plan(choose_networks.published("lymphnode-ensemble-v1-unet-fold0"), tissue_png, stain="macenko").notes
     assert "trained on slides as they were" in note
 
 

@@ -190,7 +190,7 @@ def test_other_words_in_the_card_write_the_cards_anew_and_train_nothing(trained,
         assert now == record | {"limits": ["Squares only.", *record["limits"]]}
     renamed = write_config(cases, "renamed.toml")
     renamed.write_text(renamed.read_text().replace("tones-v1", "tones-v2"))
-    with pytest.raises(CaseDiffers, match="card.name: 'tones-v1', now 'tones-v2'"):
+    with pytest.raises(CaseDiffers, match=r"card\.name: 'tones-v1', now 'tones-v2'"):
         digipath.train(renamed, out=copy)
 
 

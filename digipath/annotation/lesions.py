@@ -110,8 +110,8 @@ class Lesions:
 
         Returns bool (rows, cols), True where a pixel's centre is lesion; False outside the slide.
         It equals the same box of the frame read as a whole. An outlined lesion that holds no
-        pixel centre keeps one pixel; a mask image is taken by nearest pixels, from the coarsest
-        level that is fine enough, and may lose lesions smaller than a pixel.
+        pixel centre keeps one pixel; a mask image is taken by nearest pixels, and may lose lesions
+        smaller than a pixel.
         Raises BadInput for a downsample or size that is none, BadAnnotation for a damaged mask.
         """
         if min(rows, cols) < 0 or not (math.isfinite(downsample) and downsample > 0):
@@ -149,11 +149,13 @@ def open_lesions(path: Path | None, size_l0: tuple[int, int], *, labels: Labels 
     """Open the lesions of a slide of `size_l0` (width, height).
 
     path: outlines (.geojson, .json, .xml) in level-0 pixels, or a mask image (PNG, JPEG, TIFF) of
-    the slide's proportions, positive above 0 (JPEG: above 127); None: nothing is lesion.
-    labels: which outlines are lesion. Negative ones are cut out of the positive ones.
+    the slide's size or that times one factor, 0 outside lesions and one value inside (JPEG: above
+    127); None: nothing is lesion. labels: which outlines are lesion. Negative ones are cut out of the
+    positive ones.
 
     Raises BadAnnotation: unreadable, an unknown label, an outline with more than 1 % of its area
-    outside the slide, a mask of other proportions.
+    outside the slide, lesions that are wholly cut out, a mask of another size. A mask with several
+    values is found out when they are read.
     """
     if path is None:
         return Lesions(Areas([]), size_l0)
@@ -204,10 +206,17 @@ def _lesion_polygons(
     negative = [outline.area for outline in outlines if not labels.is_positive(outline.label)]
     try:
         area = shapely.union_all(positive).difference(shapely.union_all(negative))
-        return [polygon for polygon in polygons_of(_on_slide(area, size_l0)) if polygon.area >= 1]
+        found = [polygon for polygon in polygons_of(_on_slide(area, size_l0)) if polygon.area >= 1]
     except ShapelyError as error:
         said = " ".join(str(error).split())
         raise BadAnnotation(f"expected outlines that can be joined, these cannot ({said}): {path}") from error
+    if positive and not found:
+        cutting = sorted({outline.label for outline in outlines if not labels.is_positive(outline.label)})
+        raise BadAnnotation(
+            f"expected outlines of lesions, all of them lie within those that are cut out of them ({cutting}); "
+            f"say with labels which are lesions: {path}"
+        )
+    return found
 
 
 def _on_slide(area: shapely.Geometry, size_l0: tuple[int, int]) -> shapely.Geometry:

@@ -1,8 +1,9 @@
 """Read mask images (PNG, JPEG, TIFF, tiled pyramids too) in windows of any working frame.
 
-PNG, JPEG: decoded once and whole. TIFF: only the tiles or strips under a window are decoded, from
-the coarsest level that is fine enough. A pixel takes the mask pixel under its centre, counted from
-the frame's origin, and so a window holds exactly the pixels that it has in the whole frame.
+PNG, JPEG: decoded once and whole. TIFF: only the tiles or strips under a window are decoded. A pixel takes
+the mask pixel under its centre, counted from the frame's origin, and so a window holds exactly the pixels
+that it has in the whole frame. Coarser levels of a pyramid are not looked at: programs make them by leaving
+out pixels or by averaging, which loses small lesions or spreads them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache, reduce
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,13 +24,11 @@ from PIL.PngImagePlugin import PngImageFile
 
 from digipath.errors import BadAnnotation
 
-ASPECT_TOLERANCE = 0.02
-LEVEL_TOLERANCE = 0.02  # a level this much coarser than asked is still fine enough
 JPEG_THRESHOLD = 127  # a JPEG's zeros are not exact
 JPEG_IN_TIFF = {6, 7, 34892, 33007}  # compression tags
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_DECODED_PX = 10**9  # at once: a flat image, or a tile or strip of a TIFF
-CACHE_PX = 2**23  # decoded pixels kept of each level
+CACHE_PX = 2**23  # decoded pixels that are kept
 BAND_ROWS = 1024
 SMALL_TILE_BYTES = 2**16  # an empty tile compresses to less
 
@@ -37,17 +36,19 @@ Index = NDArray[np.int64]
 Block = tuple[int, int, NDArray[np.bool_]]  # first row, first column, pixels
 
 
-def read_mask(path: str | Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """A mask image (PNG, TIFF, JPEG) brought to `shape` (rows, columns) by nearest pixels; bool.
+def read_mask(path: str | Path, size_l0: tuple[int, int], shape: tuple[int, int], downsample: float) -> NDArray[np.bool_]:
+    """A mask image laid over a slide, read in the frame with `downsample` level-0 pixels per pixel.
 
-    True where the value (of any colour channel) is above 0; in a JPEG, whose zeros are not exact,
-    above 127. Transparency is ignored.
-    Raises BadAnnotation: not an image, or its aspect ratio is more than 2 % off that of `shape`.
+    size_l0: (width, height) of the slide; shape: (rows, columns) of what is returned, bool. True where
+    the value is not 0, of whichever colour channel; in a JPEG, whose zeros are not exact, above 127. A
+    palette counts by its numbers. Transparency is ignored.
+
+    Raises BadAnnotation: not an image, not the slide's size (see `MaskImage`), or values besides 0 that
+    differ.
     """
-    rows, cols = shape
-    mask = MaskImage(Path(path), (cols, rows))
+    mask = MaskImage(Path(path), size_l0)
     try:
-        return mask.window((0, 0, rows, cols), 1.0)
+        return mask.window((0, 0, *shape), downsample)
     finally:
         mask.close()
 
@@ -55,19 +56,20 @@ def read_mask(path: str | Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
 class MaskImage:
     """An open mask laid over a slide of `size_l0` (width, height); safe from many threads.
 
-    It may be smaller or larger than the slide. Raises BadAnnotation: not an image, or its
-    proportions are not the slide's (± 2 %).
+    It has the slide's size, or that size times one factor in both directions, to one of the mask's
+    pixels: an image that was padded or cut would lie beside the lesions.
+    Raises BadAnnotation: not an image, or of another size. Reading raises it for values that differ.
     """
 
     def __init__(self, path: Path, size_l0: tuple[int, int]) -> None:
-        self._file, self._levels = _open(path)
+        self._file, self._pixels = _open(path)
         self._size_l0 = size_l0
-        width, height = self._levels[0].size
-        if abs((width / height) / (size_l0[0] / size_l0[1]) - 1) > ASPECT_TOLERANCE:
+        width, height = self._pixels.size
+        if not _is_reduced((width, height), size_l0):
             self.close()
             raise BadAnnotation(
-                f"expected a mask with the slide's proportions ({size_l0[0]} × {size_l0[1]}, ± 2 %), "
-                f"received {width} × {height}: {path}"
+                f"expected a mask of the slide's size ({size_l0[0]} × {size_l0[1]}), or of that times one factor, "
+                f"received {width} × {height}; export it again for the whole slide: {path}"
             )
 
     def window(self, box: tuple[int, int, int, int], downsample: float) -> NDArray[np.bool_]:
@@ -75,27 +77,22 @@ class MaskImage:
 
         Outside the slide all is False.
         """
-        fine = self._size_l0[0] / downsample / (1 + LEVEL_TOLERANCE)
-        level = min((x for x in self._levels if x.size[0] >= fine), key=lambda x: x.size[0], default=self._levels[0])
         out = np.zeros(box[2:], bool)
-        (rows, level_rows), (cols, level_cols) = (
+        (rows, mask_rows), (cols, mask_cols) = (
             _nearest(first, count, downsample, size_l0, size)
-            for first, count, size_l0, size in zip(box[:2], box[2:], self._size_l0[::-1], level.size[::-1], strict=True)
+            for first, count, size_l0, size in zip(
+                box[:2], box[2:], self._size_l0[::-1], self._pixels.size[::-1], strict=True
+            )
         )
-        if len(level_rows) and len(level_cols):
-            out[rows, cols] = level.at(level_rows, level_cols)
+        if len(mask_rows) and len(mask_cols):
+            out[rows, cols] = self._pixels.at(mask_rows, mask_cols)
         return out
 
     def cells(self, cell: int, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """`shape` bool: the cells of `cell` level-0 pixels with a positive pixel of the finest level.
-
-        Coarser levels are made by leaving out pixels and lose small lesions, so all of the finest
-        is read, block by block.
-        """
+        """`shape` bool: the cells of `cell` level-0 pixels with a positive pixel; all is read, block by block."""
         out = np.zeros(shape, bool)
-        finest = self._levels[0]
-        cell_px = [cell * size / size_l0 for size, size_l0 in zip(finest.size, self._size_l0, strict=True)]
-        for top, left, block in finest.blocks():
+        cell_px = [cell * size / size_l0 for size, size_l0 in zip(self._pixels.size, self._size_l0, strict=True)]
+        for top, left, block in self._pixels.blocks():
             if block.any():
                 first_row, by_rows = _reduced(block, top, cell_px[1], shape[0])
                 first_col, found = _reduced(by_rows.T, left, cell_px[0], shape[1])
@@ -104,7 +101,7 @@ class MaskImage:
 
     def any(self) -> bool:
         """Whether any pixel is positive."""
-        return any(bool(block.any()) for _, _, block in self._levels[0].blocks())
+        return any(bool(block.any()) for _, _, block in self._pixels.blocks())
 
     def close(self) -> None:
         """Release the file."""
@@ -112,8 +109,8 @@ class MaskImage:
             self._file.close()
 
 
-class _Level(Protocol):
-    """One resolution of a mask: `size` (width, height); pixels at rows × columns; all of it in blocks.
+class _Pixels(Protocol):
+    """A mask's pixels: `size` (width, height); those at rows × columns; all of them in blocks.
 
     `blocks` may leave out blocks without a positive pixel.
     """
@@ -126,7 +123,7 @@ class _Level(Protocol):
 
 
 class _Decoded:
-    """A level that lies in memory."""
+    """Pixels that lie in memory."""
 
     def __init__(self, mask: NDArray[np.bool_]) -> None:
         self._mask = mask
@@ -140,12 +137,38 @@ class _Decoded:
             yield top, 0, self._mask[top : top + BAND_ROWS]
 
 
-class _TiffLevel:
-    """A page of a TIFF, decoded tile by tile (or strip by strip)."""
+class _OneValue:
+    """Tells lesion from background, and refuses a mask in which several values might be lesion."""
 
-    def __init__(self, page: tifffile.TiffPage, path: Path, lock: threading.Lock) -> None:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._value: NDArray[Any] | None = None  # the first met
+
+    def positive(self, colours: NDArray[Any]) -> NDArray[np.bool_]:
+        """(rows, columns) bool of (rows, columns, channels): not 0. Raises BadAnnotation."""
+        found: NDArray[np.bool_] = colours.any(axis=2)
+        values = colours[found]  # (n, channels)
+        if not len(values):
+            return found
+        if self._value is None:
+            self._value = values[0]
+        if (other := (values != self._value).any(axis=1)).any():
+            both = (self._value, values[other.argmax()])
+            named = " and ".join(str(value.tolist() if len(value) > 1 else value.item()) for value in both)
+            raise BadAnnotation(
+                f"expected a mask of one value besides 0, received {named}; which of them is lesion is not guessed: "
+                f"write lesion as 255 and all else as 0: {self._path}"
+            )
+        return found
+
+
+class _TiffPage:
+    """The first page of a TIFF, decoded tile by tile (or strip by strip)."""
+
+    def __init__(self, page: tifffile.TiffPage, path: Path) -> None:
         self.size = page.imagewidth, page.imagelength
-        self._page, self._path, self._lock = page, path, lock
+        self._page, self._path, self._lock = page, path, threading.Lock()
+        self._values = _OneValue(path)
         if page.is_tiled:
             self._tile = (page.tilelength, page.tilewidth)
         else:
@@ -156,6 +179,11 @@ class _TiffLevel:
                 f"expected a mask of one plane in tiles, received {'tiles' if page.is_tiled else 'strips'} of "
                 f"{self._tile[1]} × {self._tile[0]} pixels with {page.samplesperpixel} planes; make a tiled "
                 f"pyramid of it with `digipath convert`: {path}"
+            )
+        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and page.bitspersample == 1:
+            raise BadAnnotation(
+                "expected a mask in which 0 is background, received one of a bit per pixel in which 0 is white; "
+                f"whether black or white is lesion is not guessed: write lesion as 255 and all else as 0: {path}"
             )
         self._across = -(-page.imagewidth // self._tile[1])
         self._tile_at = lru_cache(maxsize=max(1, CACHE_PX // pixels))(self._read_and_decode)
@@ -202,56 +230,43 @@ class _TiffLevel:
         with _readable(self._path):
             tables = {"jpegtables": self._page.jpegtables} if self._page.compression in JPEG_IN_TIFF else {}
             decoded = self._page.decode(data, index, **tables)[0]
-            return _positive(np.asarray(decoded)[0], self._page)
+            return self._positive(np.asarray(decoded)[0])
+
+    def _positive(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """(rows, columns) bool of (rows, columns, channels) as they are stored."""
+        page = self._page
+        colours = values[..., : max(1, page.samplesperpixel - len(page.extrasamples))]
+        if page.compression in JPEG_IN_TIFF:
+            return (colours > JPEG_THRESHOLD).any(axis=2)
+        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+            colours = 2**page.bitspersample - 1 - colours
+        return self._values.positive(colours)
 
 
-def _positive(values: NDArray[Any], page: tifffile.TiffPage) -> NDArray[np.bool_]:
-    """(rows, columns) bool of (rows, columns, channels) as they are stored."""
-    colours = values[..., : max(1, page.samplesperpixel - len(page.extrasamples))]
-    if page.compression in JPEG_IN_TIFF:
-        positive = colours > JPEG_THRESHOLD
-    elif page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
-        positive = np.any(page.colormap > 0, axis=0)[colours]
-    elif page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-        positive = colours < 2**page.bitspersample - 1
-    else:
-        positive = colours > 0
-    return _in_any_channel(positive)
-
-
-def _in_any_channel(positive: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return reduce(np.logical_or, np.moveaxis(positive, 2, 0))
-
-
-def _open(path: Path) -> tuple[tifffile.TiffFile | None, tuple[_Level, ...]]:
-    """The open file, if it stays open, and its levels, finest first."""
+def _open(path: Path) -> tuple[tifffile.TiffFile | None, _Pixels]:
+    """The open file, if it stays open, and its pixels."""
     with _readable(path):
         with path.open("rb") as stream:
             magic = stream.read(4)
         if magic not in TIFF_MAGIC:
-            return None, (_Decoded(_decoded(path)),)
+            return None, _Decoded(_decoded(path))
         file = tifffile.TiffFile(path)
     try:
         with _readable(path):
-            lock = threading.Lock()
-            return file, tuple(_TiffLevel(page, path, lock) for page in _level_pages(file))
+            return file, _TiffPage(file.pages.first.aspage(), path)
     except BadAnnotation:
         file.close()
         raise
 
 
-def _level_pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    """The first page and all that are a reduced copy of it, finest first."""
-    first, *others = [page.aspage() for page in file.pages]
-    width, height = first.imagewidth, first.imagelength
-    levels = [first]
-    for page in (*others, *(first.pages or ())):
-        page = page.aspage()
-        like = (page.is_tiled, page.dtype, page.samplesperpixel) == (first.is_tiled, first.dtype, first.samplesperpixel)
-        aspect = page.imagewidth * height / (page.imagelength * width)
-        if like and page.imagewidth < width and abs(aspect - 1) <= ASPECT_TOLERANCE:
-            levels.append(page)
-    return sorted(levels, key=lambda page: -page.imagewidth)
+def _is_reduced(size: tuple[int, int], size_l0: tuple[int, int]) -> bool:
+    """Whether one factor takes the slide's width and height to the mask's ± 1 px.
+
+    A mask that is a little larger than the slide was padded; one that is finer is so by 2 or more.
+    """
+    least = max(whole / (part + 1) for whole, part in zip(size_l0, size, strict=True))
+    most = min(whole / (part - 1) if part > 1 else np.inf for whole, part in zip(size_l0, size, strict=True))
+    return least <= most and (most >= 1 or least <= 0.5)
 
 
 def _decoded(path: Path) -> NDArray[np.bool_]:
@@ -267,11 +282,17 @@ def _decoded(path: Path) -> NDArray[np.bool_]:
                     f"expected a mask of at most {MAX_DECODED_PX:.0e} pixels, received {image.width} × {image.height}; "
                     f"make a tiled pyramid of it with `digipath convert`: {path}"
                 )
-            threshold = JPEG_THRESHOLD if plugin is JpegImageFile else 0
-            grey = image.mode in ("1", "L", "LA", "F", "I") or image.mode.startswith("I;16")
-            values = np.atleast_3d(np.asarray(image if grey else image.convert("RGB")))
-            return _in_any_channel(values[..., : 1 if grey else 3] > threshold)
-    raise BadAnnotation(f"expected a mask as PNG, TIFF or JPEG, received a file that is none of these: {path}")
+            # Pillow's bits are bytes of any value
+            values = np.atleast_3d(np.asarray(image.convert("L") if image.mode == "1" else image))
+            colours = values[..., : 3 if image.mode.startswith(("RGB", "YCbCr", "CMYK")) else 1]
+            if plugin is JpegImageFile:
+                return (colours > JPEG_THRESHOLD).any(axis=2)
+            found = _OneValue(path)
+            bands = range(0, image.height, BAND_ROWS)
+            return np.concatenate([found.positive(colours[top : top + BAND_ROWS]) for top in bands])
+    raise BadAnnotation(
+        f"expected outlines (.geojson, .json, .xml) or a mask (PNG, TIFF, JPEG), received a file that is none: {path}"
+    )
 
 
 @contextmanager
@@ -287,11 +308,11 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _nearest(first: int, count: int, downsample: float, size_l0: int, size: int) -> tuple[slice, Index]:
-    """Which pixels of a window's axis lie on the slide, and the level's pixels under their centres."""
+    """Which pixels of a window's axis lie on the slide, and the mask's pixels under their centres."""
     centre_l0 = (first + np.arange(count) + 0.5) * downsample
     begin, end = np.searchsorted(centre_l0, [0, size_l0])
-    level = np.floor(centre_l0[begin:end] * size / size_l0).astype(np.int64)
-    return slice(int(begin), int(end)), np.minimum(level, size - 1)
+    mask = np.floor(centre_l0[begin:end] * size / size_l0).astype(np.int64)
+    return slice(int(begin), int(end)), np.minimum(mask, size - 1)
 
 
 def _reduced(block: NDArray[np.bool_], start: int, cell_px: float, cells: int) -> tuple[int, NDArray[np.bool_]]:

@@ -20,6 +20,7 @@ from shapely.geometry import shape as geometry_of
 from digipath.errors import BadAnnotation
 
 ASAP_AREAS = ("Polygon", "Spline", "Rectangle")
+DETECTIONS = ("detection", "cell", "tile")  # of QuPath: found by a program, not drawn around lesions
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,11 @@ class Outline:
 def read_outlines(path: str | Path) -> list[Outline]:
     """Outlines of a QuPath GeoJSON (.geojson, .json) or ASAP XML (.xml) file.
 
-    GeoJSON may be a FeatureCollection, a Feature, a list of Features or a bare geometry; the label
-    is the classification's name. ASAP's label is `PartOfGroup`. Holes and several parts are kept,
-    outlines that cross themselves are repaired; points and lines have no area and are left out.
+    GeoJSON may be a FeatureCollection, a Feature, a list of Features or a bare geometry; objects
+    inside others are read too, detections (cells, tiles) are left out. The label is the name of the
+    classification, "A: B" where it has several parts, as QuPath shows it. ASAP's label is
+    `PartOfGroup`. Holes are kept, several parts of an outline joined, outlines that cross themselves
+    repaired; points and lines have no area and are left out.
 
     Raises BadAnnotation: unreadable or malformed file, no area in it, coordinates not finite.
     """
@@ -73,14 +76,29 @@ def _from_features(content: Any) -> Iterator[Outline]:  # noqa: ANN401 - JSON
     items = content if isinstance(content, list) else content.get("features", [content])
     for item in items:
         feature = item if item.get("type") == "Feature" else {"geometry": item}
-        if feature["geometry"] is not None:
-            yield _outline(_geojson_label(feature.get("properties") or {}), geometry_of(feature["geometry"]))
+        properties = feature.get("properties") or {}
+        if feature.get("geometry") is not None and properties.get("objectType") not in DETECTIONS:
+            yield _outline(_geojson_label(properties), geometry_of(feature["geometry"]))
+        for key in ("childObjects", "nestedObjects"):
+            yield from _from_features(properties.get(key) or feature.get(key) or [])
 
 
 def _geojson_label(properties: dict[str, Any]) -> str:
     kind = properties.get("classification")
-    name = kind.get("name") if isinstance(kind, dict) else kind
-    return str(name or properties.get("name") or "")
+    if not kind:
+        return str(properties.get("name") or "")
+    parts = _class_parts(kind) if isinstance(kind, dict) else [kind]
+    if not all(isinstance(part, str) for part in parts):
+        raise ValueError(f"a classification without a name: {json.dumps(kind)[:80]}")
+    return ": ".join(parts)
+
+
+def _class_parts(kind: dict[str, Any]) -> list[Any]:
+    """The names in a classification, outermost first: `names` of QuPath 0.4 and later, before that a chain."""
+    if kind.get("names"):
+        return list(kind["names"])
+    parent = kind.get("parentClass")
+    return [*(_class_parts(parent) if parent else ()), kind.get("name")]
 
 
 def _from_asap(data: bytes) -> Iterator[Outline]:
@@ -90,7 +108,8 @@ def _from_asap(data: bytes) -> Iterator[Outline]:
             continue
         corners = sorted(item.iter("Coordinate"), key=lambda corner: float(corner.get("Order", 0)))
         points = [(_decimal(corner.attrib["X"]), _decimal(corner.attrib["Y"])) for corner in corners]
-        yield _outline(item.get("PartOfGroup", ""), Polygon(points))
+        if len(points) >= 3:  # less is a stray click
+            yield _outline(item.get("PartOfGroup", ""), Polygon(points))
 
 
 def _refuse_doctype(data: bytes) -> None:
@@ -117,8 +136,16 @@ def _outline(label: str, geometry: shapely.Geometry) -> Outline:
         if not geometry.is_empty:
             raise ValueError("coordinates that are not finite")
         return Outline(label, Polygon())
-    parts = polygons_of(geometry if geometry.is_valid else shapely.make_valid(geometry))
-    return Outline(label, parts[0] if len(parts) == 1 else MultiPolygon(parts))
+    # Each part is repaired by itself: in one geometry, what two parts share would come out as a hole.
+    whole = polygons_of(shapely.union_all([shapely.make_valid(part) for part in _parts(geometry)]))
+    return Outline(label, whole[0] if len(whole) == 1 else MultiPolygon(whole))
+
+
+def _parts(geometry: shapely.Geometry) -> list[shapely.Geometry]:
+    """A geometry taken apart, collections in it too."""
+    if not hasattr(geometry, "geoms"):
+        return [geometry]
+    return [part for inner in geometry.geoms for part in _parts(inner)]
 
 
 def _one_line(error: Exception) -> str:

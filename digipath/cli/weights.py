@@ -17,7 +17,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     verb = add_verb(
         verbs, "weights", lambda _: 2, "list, show, fetch, import and verify weights",
         "  digipath weights list\n"
-        "  digipath weights show lymphnode-unet-v1\n"
+        "  digipath weights show lymphnode-ensemble-v1\n"
         "  digipath weights fetch digipathai-breast\n"
         "  digipath weights import digipathai-breast-densenet camelyon_densenet.h5\n"
         "  digipath weights verify\n",
@@ -40,7 +40,7 @@ def _add_looking(actions: Any) -> None:  # noqa: ANN401
     show.add_argument("name", help="a name from the list, or a card file")
     verify = _action(
         actions, "verify", _verify, "check the files that are here against their cards",
-        "  digipath weights verify\n  digipath weights verify lymphnode-unet-v1\n",
+        "  digipath weights verify\n  digipath weights verify lymphnode-ensemble-v1\n",
     )
     verify.add_argument("name", nargs="?", help="a name from the list, or a card file (default: all that are here)")
 

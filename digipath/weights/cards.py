@@ -19,7 +19,7 @@ from digipath.errors import BadCard, UnknownWeights
 from digipath.files import read_json
 from digipath.values import Card
 
-DEFAULT = "lymphnode-unet-v1"
+DEFAULT = "lymphnode-ensemble-v1"
 SCHEMA = "card.schema.json"
 
 
