@@ -10,11 +10,11 @@ from digipath import networks as choose_networks
 from digipath.annotation import Labels
 from digipath.errors import BadInput
 from digipath.scoring import Sample, Scoring, score_cases, summary
-from digipath.training.manifest import read_manifest
+from digipath.training.manifest import IMAGE_SUFFIXES, plain_fold, read_manifest
 from digipath.values import Predictor, ProgressCallback
 from digipath.weights import DEFAULT
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+CLASSES = ("normal", "tumour")  # of predictors without a card
 
 
 def evaluate(
@@ -39,9 +39,10 @@ def evaluate(
 
     Args:
         images: folder of JPEG, PNG or TIFF images; masks: folder of masks of the same stems;
-            positive is above 0, in a JPEG above 127. Images are scored whole.
+            positive is not 0, in a JPEG above 127. Images are scored whole.
         manifest: a table of cases (see `digipath.training.manifest`) instead of the folders; fold:
-            score only the cases whose fold is this. Slides are scored within their tissue.
+            score only the cases whose fold is this. Slides are scored within their tissue. Labels of
+            cases are classes of the weights' card; slides without any lesion may be all there are.
         labels: which outlines are positive, where outlines are the truth.
         mpp: µm per pixel of the images in the folder; a manifest states its own.
         threshold: probability from which a pixel counts as positive.
@@ -50,7 +51,8 @@ def evaluate(
         `mean_dice` over images (an image without positives scores 1 if none is predicted, else
         0), `pooled_dice`, `pooled_jaccard` and `pixel_auroc` over all pixels (None where only
         one class occurs), `all_positive_pooled_dice` for comparison, `false_positive_share`, the
-        mean over images without positives (None without one), and `images`, Dice by name.
+        mean over images without positives (None without one), `lesion_px_outside_tissue`, which
+        counts in no score, and `images`, Dice by name.
 
     Raises:
         BadInput: no pairs, or more than one positive class; and what `segment` raises.
@@ -64,7 +66,8 @@ def evaluate(
     if manifest is not None:
         if images is not None or masks is not None or mpp is not None:
             raise BadInput("give a manifest, or folders of images and masks with mpp, not both")
-        samples = _cases(manifest, fold, labels or Labels())
+        classes = networks.cards[0].record["classes"] if networks.cards else CLASSES
+        samples = _cases(manifest, fold, classes, labels or Labels(), networks.mpp)
     else:
         samples = _pairs(images, masks, mpp)
     scored = list(score_cases(samples, networks, scoring, labels=labels, progress=progress))
@@ -72,13 +75,16 @@ def evaluate(
     return {
         "threshold": threshold,
         **summary(scores),
+        "lesion_px_outside_tissue": sum(score.missed_px for score in scored),
         "images": {name: counts.dice for name, counts in scores},
     }
 
 
-def _cases(path: str | Path, fold: str | None, labels: Labels) -> list[Sample]:
-    manifest = read_manifest(path, labels=labels)
-    cases = [case for case in manifest.cases if fold is None or case.fold == fold]
+def _cases(
+    path: str | Path, fold: str | None, classes: Sequence[str], labels: Labels, at_mpp: float | None
+) -> list[Sample]:
+    manifest = read_manifest(path, classes=classes, labels=labels, at_mpp=at_mpp, with_lesions=False)
+    cases = [case for case in manifest.cases if fold is None or case.fold == plain_fold(fold)]
     if not cases:
         folds = ", ".join(sorted({case.fold or "none" for case in manifest.cases}))
         raise BadInput(f"no case has the fold {fold!r}; the manifest has {folds}: {manifest.path}")
@@ -92,10 +98,14 @@ def _pairs(images: str | Path | None, masks: str | Path | None, mpp: float | Non
     for folder in (images, masks):
         if not folder.is_dir():
             raise BadInput(f"expected a folder of images, got {folder}")
-    truths = {path.stem: path for path in masks.iterdir() if path.suffix.lower() in SUFFIXES}
-    found = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)
+    found, given = (
+        sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES) for folder in (images, masks)
+    )
     if not found:
-        raise BadInput(f"no image ({', '.join(SUFFIXES)}) in {images}")
+        raise BadInput(f"no image ({', '.join(IMAGE_SUFFIXES)}) in {images}")
+    truths = {path.stem: path for path in given}
+    if twice := [path.name for path in given if truths[path.stem] != path]:
+        raise BadInput(f"expected one mask of each name in {masks}, received two like {', '.join(twice[:3])}")
     if missing := [path.name for path in found if path.stem not in truths]:
         raise BadInput(f"{len(missing)} images have no mask of the same name in {masks}: {', '.join(missing[:3])}")
     return [Sample(path.name, path, truths[path.stem], mpp, whole=True) for path in found]

@@ -237,7 +237,7 @@ def test_a_mask_has_the_slides_size_or_that_times_one_factor(tmp_path, size, fit
     if fits:
         assert not whole(tmp_path / "mask.png", (4000, 6000)).any()
         return
-    with pytest.raises(BadAnnotation, match=rf"slide's size \(6000 × 4000\).*received {size[0]} × {size[1]}.*mask\.png"):
+    with pytest.raises(BadAnnotation, match=rf"size \(6000 × 4000\).*received {size[0]} × {size[1]}.*mask\.png"):
         whole(tmp_path / "mask.png", (4000, 6000))
 
 
@@ -249,7 +249,7 @@ WHITE, RED, BLACK = (255, 255, 255), (255, 0, 0), (0, 0, 0)
     [
         (lambda truth: Image.fromarray(np.where(truth, 2, 1).astype(np.uint8)), "1 and 2"),
         (lambda truth: Image.fromarray(np.add(truth, truth[::-1], dtype=np.uint8)), "1 and 2"),
-        (lambda truth: Image.fromarray(np.where(truth[..., None], RED, WHITE).astype(np.uint8)), r"\[255, 255, 255\] and"),
+        (lambda truth: Image.fromarray(np.where(truth[..., None], RED, WHITE).astype(np.uint8)), r"\[255, 255, 255\]"),
         (lambda truth: Image.fromarray(np.arange(truth.size, dtype=np.uint16).reshape(truth.shape)), "1 and 2"),
     ],
     ids=["no background", "two classes", "white background", "a picture"],

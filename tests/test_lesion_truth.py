@@ -381,7 +381,8 @@ def test_a_label_outside_the_classes_is_refused_with_the_known_ones_named(tmp_pa
     with pytest.raises(BadAnnotation, match=r"'tumor'.*'stroma'.*received \['Necrosis'\].*a\.geojson"):
         open_lesions(path, (100, 100))
     own = Labels(positive=("tumor",), negative=("NECROSIS",))
-    with open_lesions(write_outlines(path, ("Tumor", box(0, 0, 9, 9)), ("Necrosis", box(0, 0, 5, 5))), (9, 9), labels=own) as lesions:
+    write_outlines(path, ("Tumor", box(0, 0, 9, 9)), ("Necrosis", box(0, 0, 5, 5)))
+    with open_lesions(path, (9, 9), labels=own) as lesions:
         assert lesions.read_block(0, 0, 9, 9, downsample=1.0).sum() == 81 - 25
     with pytest.raises(BadInput, match="both"):
         Labels(positive=("a",), negative=("A",))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from digipath.annotation import Labels
-from digipath.errors import BadAnnotation, BadInput, MissingResolution
+from digipath.errors import BadAnnotation, BadInput, MissingResolution, ResolutionTooLow
 from digipath.training.manifest import folder_manifest, read_manifest
 
 SQUARE = {"type": "Polygon", "coordinates": [[[5, 5], [25, 5], [25, 20], [5, 20], [5, 5]]]}
@@ -127,22 +127,43 @@ def test_parquet_is_the_same_manifest_with_typed_columns_too(folder):
         read_manifest(folder / "broken.parquet")
 
 
-def test_the_hash_knows_values_only(folder, tmp_path_factory):
-    known = read_manifest(write(folder, ROWS), check_files=False).sha256
+def test_the_hash_knows_values_and_contents_but_no_places(folder, tmp_path_factory):
+    known = read_manifest(write(folder, ROWS)).sha256
     turned = [dict(reversed(row.items()), x_note="mine", mpp=f"{row['mpp']}0") for row in ROWS[::-1]]
-    assert read_manifest(write(folder, turned, "turned.csv"), check_files=False).sha256 == known
+    assert read_manifest(write(folder, turned, "turned.csv")).sha256 == known
     moved = tmp_path_factory.mktemp("elsewhere") / "deep"
     shutil.copytree(folder, moved)
     assert read_manifest(moved / "cases.csv").sha256 == known
     absolute = [dict(row, slide=str(folder / row["slide"])) for row in ROWS]
-    assert read_manifest(write(folder, absolute, "absolute.csv"), check_files=False).sha256 == known
-    changes = [
-        {"slide": "other.png"}, {"annotation": "other.xml"}, {"patient": "p9"}, {"label": ""}, {"mpp": "0.51"},
-        {"centre": "z"}, {"case": "first"},
-    ]  # fmt: skip
-    others = {read_manifest(write(folder, changed(0, **c)), check_files=False).sha256 for c in changes}
-    folds = read_manifest(write(folder, [dict(row, fold="1") for row in ROWS]), check_files=False).sha256
-    assert len({*others, known, folds}) == len(changes) + 2
+    assert read_manifest(write(folder, absolute, "absolute.csv")).sha256 == known
+    changes = [{"patient": "p9"}, {"label": ""}, {"mpp": "0.51"}, {"centre": "z"}, {"case": "first"}]
+    others = {read_manifest(write(folder, changed(0, **c))).sha256 for c in changes}
+    folds = read_manifest(write(folder, [dict(row, fold="1") for row in ROWS])).sha256
+    outlines(folder / "a.geojson", shift=1)
+    moved_lesion = read_manifest(write(folder, ROWS)).sha256
+    Image.new("RGB", (60, 40), "pink").save(folder / "c.png")
+    other_slide = read_manifest(write(folder, ROWS)).sha256
+    assert len({*others, known, folds, moved_lesion, other_slide}) == len(changes) + 4
+
+
+def test_whether_there_are_lesions_is_what_counts(folder):
+    cases = read_manifest(write(folder, ROWS)).cases
+    assert [case.has_lesion for case in cases] == [True, True, False, False]
+    assert [case.ill for case in cases] == [True, True, False, False]  # an empty mask is none
+
+
+def test_slides_too_coarse_to_be_read_are_refused(folder):
+    match = r"^line 2, column slide: expected at most 0.4 µm/px to read it at 0.2 µm/px, received 0.5"
+    refused(folder, ROWS, match, ResolutionTooLow, at_mpp=0.2)
+    assert read_manifest(folder / "cases.csv", at_mpp=0.25).cases
+
+
+@pytest.mark.real_data
+def test_two_files_of_one_slide_are_one_slide(folder, shared_data):
+    series = sorted((shared_data / "wsi").glob("openslide-boxes*.dcm"))[:2]
+    assert len(series) == 2
+    rows = [{"slide": str(path), "patient": path.stem, "mpp": "0.5"} for path in series]
+    refused(folder, [*rows, ROWS[0]], r"^line 3, column slide: expected each slide once.*copy of that in line 2")
 
 
 def test_names_own_columns_and_blank_lines(folder):
@@ -159,9 +180,13 @@ def test_names_own_columns_and_blank_lines(folder):
         (3, {"patient": " "}, "^line 5, column patient: expected a value"),
         (1, {"label": "cancer"}, r"^line 3, column label: expected one of \['normal', 'tumour'\].*received 'cancer'"),
         (1, {"annotation": ""}, "^line 3, column annotation: expected outlines or a mask of what is labelled 'tumour'"),
-        (2, {"mpp": "0,25"}, "^line 4, column mpp: expected µm per pixel above 0.*received '0,25'"),
+        (2, {"mpp": "0,25"}, "^line 4, column mpp: expected µm per pixel.*received '0,25'"),
         (2, {"mpp": "nan"}, "^line 4, column mpp"),
         (2, {"mpp": "-0.5"}, "^line 4, column mpp"),
+        (2, {"mpp": "0.00025"}, "^line 4, column mpp"),
+        (2, {"mpp": "2500"}, "^line 4, column mpp"),
+        (2, {"fold": "1" * 5000}, "^line 4, column fold: expected a number"),
+        (1, {"patient": "P1"}, "^line 3, column patient: expected .* under one name.*'P1' here and 'p1' in line 2"),
         (2, {"fold": "third"}, "^line 4, column fold: expected a number.*received 'third'"),
         (2, {"slide": "a.png", "case": "again"}, "^line 4, column slide: expected each slide once, a.png is in line 2"),
         (2, {"slide": "./a.png", "case": "again"}, "^line 4, column slide: expected each slide once"),
@@ -172,8 +197,8 @@ def test_names_own_columns_and_blank_lines(folder):
         (0, {"patient": None}, r"received missing \['patient'\]"),
     ],
 )
-def test_errors_name_row_and_column_without_opening_files(folder, row, cells, match):
-    refused(folder, changed(row, **cells), match, check_files=False)
+def test_errors_name_row_and_column_of_the_table(folder, row, cells, match):
+    refused(folder, changed(row, **cells), match)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +208,7 @@ def test_errors_name_row_and_column_without_opening_files(folder, row, cells, ma
         (2, {"slide": "words.txt"}, r"^line 4, column slide: expected a slide.*words\.txt", BadInput),
         (2, {"mpp": ""}, r"^line 4, column mpp: expected µm per pixel, since the slide", MissingResolution),
         (0, {"annotation": "none.xml"}, r"^line 2, column annotation: .*none\.xml", BadAnnotation),
-        (0, {"annotation": "wide.png"}, r"^line 2, column annotation: expected a mask with the slide", BadAnnotation),
+        (0, {"annotation": "wide.png"}, r"^line 2, column annotation: expected a mask of the slide", BadAnnotation),
         (0, {"annotation": "off.geojson"}, r"^line 2, column annotation: .*lies outside", BadAnnotation),
         (0, {"annotation": "odd.geojson"}, r"^line 2, column annotation: .*received \['Fold'\]", BadAnnotation),
         (0, {"annotation": "empty.png"}, "^line 2, column annotation: expected lesions on.*'tumour'", BadAnnotation),
@@ -198,7 +223,6 @@ def test_files_are_opened_and_errors_name_row_and_column(folder, row, cells, mat
     outlines(folder / "off.geojson", shift=50)
     outlines(folder / "odd.geojson", "Fold")
     refused(folder, changed(row, **cells), match, kind)
-    read_manifest(write(folder, changed(row, **{**cells, "label": ""})), check_files=False)
 
 
 def test_own_labels_and_classes(folder):
@@ -210,7 +234,7 @@ def test_own_labels_and_classes(folder):
     assert read_manifest(path, classes=("normal", "fold of tissue"), labels=Labels(positive=("fold",))).classes[1]
     for classes in ("tumour", ("tumour",), ("a", "a")):
         with pytest.raises(BadInput, match="classes"):
-            read_manifest(path, classes=classes, check_files=False)
+            read_manifest(path, classes=classes)
 
 
 def test_all_errors_come_in_one_line_and_the_sixth_is_counted(folder):
@@ -224,7 +248,8 @@ def test_all_errors_come_in_one_line_and_the_sixth_is_counted(folder):
 
 def test_an_empty_class_is_refused(folder):
     rows = [dict(row, annotation="", label="") for row in ROWS]
-    refused(folder, rows, "lesions of class 'tumour' on at least one of 4 slides", check_files=False)
+    refused(folder, rows, "lesions of class 'tumour' on at least one of 4 slides")
+    assert len(read_manifest(folder / "cases.csv", with_lesions=False).cases) == 4  # to be scored
     refused(folder, [ROWS[2], ROWS[3]], "lesions of class 'tumour' on at least one of 2 slides, found none")
 
 
@@ -240,13 +265,13 @@ def test_an_empty_class_is_refused(folder):
 )
 def test_folds_that_leak_or_do_not_agree_are_refused(folder, folds, match):
     rows = [dict(row, fold=fold) for row, fold in zip(ROWS, folds, strict=True)]
-    refused(folder, rows, match, check_files=False)
+    refused(folder, rows, match)
 
 
 def test_folds_of_one_kind_are_kept(folder):
     for folds in (["0", "01", "2", "2"], ["train", "validation", "test", "test"]):
         rows = [dict(row, fold=fold) for row, fold in zip(ROWS, folds, strict=True)]
-        cases = read_manifest(write(folder, rows), check_files=False).cases
+        cases = read_manifest(write(folder, rows)).cases
         assert [case.fold for case in cases] == [fold.removeprefix("0") or "0" for fold in folds]
 
 
@@ -260,6 +285,7 @@ def test_what_is_no_manifest_ends_in_one_line(folder):
         (b'slide,patient\n"a.png,p\n', "expected CSV"),
         (b"slide,patient,patient\na,b,c\n", r"twice \['patient'\]"),
         (b"slide,patient,x_a\na.png\n", "received 1"),
+        (b"slide,patient\na\0.png,p\n", "NUL"),
     ]:
         (folder / "odd.csv").write_bytes(content)
         with pytest.raises(BadInput, match=match) as caught:
@@ -293,7 +319,7 @@ def test_folders_of_images_and_masks(folder):
     with pytest.raises(BadInput, match=r"^d\.png, column annotation: expected one mask of the same name.*found none"):
         folder_manifest(images, masks, mpp=0.5)
     Image.new("L", (90, 40), 1).save(masks / "d.png")
-    with pytest.raises(BadAnnotation, match=r"^d\.png, column annotation: .*proportions"):
+    with pytest.raises(BadAnnotation, match=r"^d\.png, column annotation: .*of the slide's size"):
         folder_manifest(images, masks, mpp=0.5)
     for wrong in (0, -1, float("nan")):
         with pytest.raises(BadInput, match="mpp"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from digipath import networks
+from digipath.cli import main
 from digipath.errors import BadInput, Cancelled
 from digipath.evaluation import evaluate
 from digipath.measure.confusion import Confusion
@@ -176,3 +178,52 @@ def test_evaluate_the_cases_of_a_manifest(halves, tmp_path):
         evaluate(tmp_path, tmp_path, manifest=tmp_path / "cases.csv", predictors=[fakes.redness])
     with pytest.raises(BadInput, match="or a manifest"):
         evaluate(tmp_path, tmp_path, predictors=[fakes.redness])
+
+
+def test_evaluate_cases_without_any_lesion(halves, tmp_path):
+    (tmp_path / "cases.csv").write_text("slide,patient,fold,mpp,label\nimage.png,a,01,0.5,normal\n")
+    found = evaluate(manifest=tmp_path / "cases.csv", fold="01", predictors=[fakes.redness])
+    assert (found["count"], found["false_positive_share"], found["pixel_auroc"]) == (1, 0.5, None)
+
+
+def test_evaluate_by_outlines_with_labels_of_ones_own(halves, tmp_path, monkeypatch, capsys):
+    """The tumour is called "Nest"; half of it is cut out as "Necrosis"."""
+    with Image.open(halves.image) as image:
+        width, height = image.size
+    areas = {"Nest": [0, 0, width, height], "Necrosis": [0, 0, width, height / 2]}
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"classification": {"name": label}},
+            "geometry": {"type": "Polygon", "coordinates": [[[x, y], [X, y], [X, Y], [x, Y], [x, y]]]},
+        }
+        for label, (x, y, X, Y) in areas.items()
+    ]
+    (tmp_path / "a.geojson").write_text(json.dumps(features))
+    (tmp_path / "cases.csv").write_text("slide,annotation,patient,mpp\nimage.png,a.geojson,a,0.5\n")
+    monkeypatch.chdir(Path(__file__).parent)
+    words = ["evaluate", "--manifest", str(tmp_path / "cases.csv"), "--predictor", "fakes:redness", "--json"]
+    assert main(words) == 2
+    assert "received ['Necrosis', 'Nest']" in capsys.readouterr().err
+    assert main([*words, "--positive", "Nest", "--negative", "Necrosis"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["all_positive_pooled_dice"] == pytest.approx(2 * 0.5 / (0.5 + 1))
+
+
+def test_evaluate_says_how_much_lesion_lies_outside_the_tissue(tmp_path):
+    made = write_slide(tmp_path / "s.tiff", (1600, 1200), tile=256, pieces=1)
+    ring = [[0, 0], [90, 0], [90, 60], [0, 60], [0, 0]]
+    (tmp_path / "s.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    (tmp_path / "cases.csv").write_text(f"slide,annotation,patient\n{made.path.name},s.geojson,a\n")
+    found = evaluate(manifest=tmp_path / "cases.csv", predictors=[fakes.redness], overlap=0.0)
+    assert found["lesion_px_outside_tissue"] == pytest.approx(90 * 60, rel=0.05)
+
+
+def test_two_masks_for_one_image_are_refused(halves, tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(halves.image, tmp_path / "images" / "a.png")
+    for name in ("a.png", "a.tif"):
+        shutil.copy(halves.annotation, tmp_path / "masks" / name)
+    with pytest.raises(BadInput, match=r"one mask of each name.*two like a\.png"):
+        evaluate(tmp_path / "images", tmp_path / "masks", mpp=0.5, predictors=[fakes.redness])

@@ -104,6 +104,18 @@ def test_unlabelled_cases_are_parted_by_their_annotation():
     k_folds([case(f"{i}", f"{i}", annotated=i > 0) for i in range(32)], 3, seed=0)
 
 
+def test_a_mask_without_lesion_is_no_lesion():
+    """Every case has a mask; a part whose masks are all empty could not be learned from."""
+    cases = [replace(case(f"{i}", f"{i}", annotated=True), has_lesion=i < 3) for i in range(12)]
+    for part in k_folds(cases, 3, seed=0):
+        assert sum(each.has_lesion for each in part) == 1
+    with pytest.raises(BadInput, match="at least 4 patients with a lesion"):
+        k_folds(cases, 4, seed=0)
+    own = [replace(each, fold="train" if i > 3 else "test") for i, each in enumerate(cases)]
+    with pytest.raises(BadInput, match="cases with a lesion in every part, train has none"):
+        holdout(own, validation=0, test=0.2, seed=0)
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("validation", "test"), [(0.2, 0.2), (0.1, 0.0), (0.0, 0.3), (0.15, 0.25)])
 def test_a_holdout_takes_its_shares_of_every_label(validation, test, seed):

@@ -12,7 +12,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,7 +36,9 @@ Index = NDArray[np.int64]
 Block = tuple[int, int, NDArray[np.bool_]]  # first row, first column, pixels
 
 
-def read_mask(path: str | Path, size_l0: tuple[int, int], shape: tuple[int, int], downsample: float) -> NDArray[np.bool_]:
+def read_mask(
+    path: str | Path, size_l0: tuple[int, int], shape: tuple[int, int], downsample: float
+) -> NDArray[np.bool_]:
     """A mask image laid over a slide, read in the frame with `downsample` level-0 pixels per pixel.
 
     size_l0: (width, height) of the slide; shape: (rows, columns) of what is returned, bool. True where
@@ -146,7 +148,7 @@ class _OneValue:
 
     def positive(self, colours: NDArray[Any]) -> NDArray[np.bool_]:
         """(rows, columns) bool of (rows, columns, channels): not 0. Raises BadAnnotation."""
-        found: NDArray[np.bool_] = colours.any(axis=2)
+        found = _in_any_channel(colours != 0)
         values = colours[found]  # (n, channels)
         if not len(values):
             return found
@@ -237,10 +239,15 @@ class _TiffPage:
         page = self._page
         colours = values[..., : max(1, page.samplesperpixel - len(page.extrasamples))]
         if page.compression in JPEG_IN_TIFF:
-            return (colours > JPEG_THRESHOLD).any(axis=2)
+            return _in_any_channel(colours > JPEG_THRESHOLD)
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
             colours = 2**page.bitspersample - 1 - colours
         return self._values.positive(colours)
+
+
+def _in_any_channel(positive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    # many times faster than `any` over the last axis
+    return reduce(np.logical_or, np.moveaxis(positive, 2, 0))
 
 
 def _open(path: Path) -> tuple[tifffile.TiffFile | None, _Pixels]:
@@ -286,7 +293,7 @@ def _decoded(path: Path) -> NDArray[np.bool_]:
             values = np.atleast_3d(np.asarray(image.convert("L") if image.mode == "1" else image))
             colours = values[..., : 3 if image.mode.startswith(("RGB", "YCbCr", "CMYK")) else 1]
             if plugin is JpegImageFile:
-                return (colours > JPEG_THRESHOLD).any(axis=2)
+                return _in_any_channel(colours > JPEG_THRESHOLD)
             found = _OneValue(path)
             bands = range(0, image.height, BAND_ROWS)
             return np.concatenate([found.positive(colours[top : top + BAND_ROWS]) for top in bands])

@@ -26,20 +26,26 @@ def _add_evaluate(verbs: Any) -> None:  # noqa: ANN401
     verb.add_argument("--mpp", type=float, help="µm per pixel of the images")
     verb.add_argument("--manifest", metavar="CSV", help="cases instead of folders, as for `digipath train`")
     verb.add_argument("--fold", help="only the cases of this fold of the manifest")
+    for side, meaning in (("positive", "lesions"), ("negative", "cut out of them")):
+        text = f"label of outlines that are {meaning}, may be repeated (default: the usual ones)"
+        verb.add_argument(f"--{side}", metavar="LABEL", action="append", default=[], help=text)
     verb.add_argument("--threshold", type=float, default=0.5, help="probability of a positive pixel (default: 0.5)")
     add_network_options(verb)
     verb.add_argument("--json", action="store_true", help="print all scores, image by image, as JSON")
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from digipath.annotation import Labels
     from digipath.evaluation import evaluate
 
+    given = {"positive": tuple(arguments.positive), "negative": tuple(arguments.negative)}
     with progress(arguments.json) as show:
         scores = evaluate(
             arguments.images,
             arguments.masks,
             manifest=arguments.manifest,
             fold=arguments.fold,
+            labels=Labels(**{side: labels for side, labels in given.items() if labels}),
             mpp=arguments.mpp,
             threshold=arguments.threshold,
             progress=show,

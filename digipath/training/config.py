@@ -69,13 +69,13 @@ class Data:
         given = {"positive": self.positive, "negative": self.negative}
         return Labels(**{side: labels for side, labels in given.items() if labels})
 
-    def read(self) -> Manifest:
-        """The cases. Raises what `read_manifest` and `folder_manifest` raise."""
+    def read(self, at_mpp: float) -> Manifest:
+        """The cases, to be read at `at_mpp` µm per pixel. Raises what `read_manifest` and `folder_manifest` raise."""
         if self.manifest is not None:
-            return read_manifest(self.manifest, classes=self.classes, labels=self.labels)
+            return read_manifest(self.manifest, classes=self.classes, labels=self.labels, at_mpp=at_mpp)
         if self.images is None or self.masks is None or self.mpp is None:
             raise BadInput("expected manifest, or images, masks and mpp together")
-        return folder_manifest(self.images, self.masks, mpp=self.mpp, classes=self.classes)
+        return folder_manifest(self.images, self.masks, mpp=self.mpp, classes=self.classes, at_mpp=at_mpp)
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ def prepare(config: Config | str | Path, *, seed: int | None = None) -> Plan:
         config = read_config(config, seed=seed)
     elif seed is not None:
         config = replace(config, seed=seed)
-    manifest = config.data.read()
+    manifest = config.data.read(config.input.mpp)
     rounds = plan_runs(manifest.cases, config)
     encoders = {member.encoder: load_card(member.encoder) for member in config.members if member.encoder is not None}
     for card in encoders.values():

@@ -21,16 +21,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from digipath.annotation import Labels, open_lesions
 from digipath.case import file_identity
-from digipath.errors import BadAnnotation, BadInput, DigipathError, MissingResolution
-from digipath.slide import open_slide
+from digipath.errors import BadAnnotation, BadInput, DigipathError, MissingResolution, ResolutionTooLow
+from digipath.pipeline import COARSEST
+from digipath.slide import Slide, open_slide
 from digipath.training.tables import Row, raise_all, read_table
 
 COLUMNS = ("slide", "annotation", "patient", "label", "fold", "mpp", "centre", "case")
@@ -39,11 +40,17 @@ OWN_PREFIX = "x_"
 PARTS = ("train", "validation", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 KNOWN_LABELS = Labels()
+LEAST_MPP, MOST_MPP = 0.01, 1000.0  # beyond, it is in other units
+MOST_FOLD_DIGITS = 9
 
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """One row of a manifest; mpp: µm per level-0 pixel, None where the slide states it."""
+    """One row of a manifest.
+
+    mpp: µm per level-0 pixel, None where the slide states it. has_lesion: whether any pixel of it is
+    lesion; None as long as nobody has looked.
+    """
 
     name: str
     slide: Path
@@ -53,14 +60,20 @@ class TrainingCase:
     fold: str | None = None
     mpp: float | None = None
     centre: str | None = None
+    has_lesion: bool | None = None
+
+    @property
+    def ill(self) -> bool:
+        """Whether lesions are to be expected on it."""
+        return self.annotation is not None if self.has_lesion is None else self.has_lesion
 
 
 @dataclass(frozen=True)
 class Manifest:
     """Checked cases in the order of the file.
 
-    sha256: of their values, whatever the order of rows and columns, the kind of file, its line
-    ends, and the folder that it lies in with its slides.
+    sha256: of their values and of what is in their files, wherever these lie and whatever the order
+    of rows and columns and the kind of file. Slides count by their size, beginning, middle and end.
     """
 
     path: Path
@@ -74,17 +87,21 @@ def read_manifest(
     *,
     classes: Sequence[str] = ("normal", "tumour"),
     labels: Labels = KNOWN_LABELS,
-    check_files: bool = True,
+    at_mpp: float | None = None,
+    with_lesions: bool = True,
 ) -> Manifest:
     """Read and check a manifest (see the module).
 
+    Every slide and annotation is opened: the slide has a resolution, its own or in mpp, the
+    annotation fits it and holds what the label says, no slide comes twice.
+
     classes: names that `label` may have, the background first. labels: what outline labels mean.
-    check_files: also open every slide and annotation: the slide has a resolution, its own or in
-    mpp, the annotation fits it and holds what the label says, no file comes twice.
+    at_mpp: µm per pixel at which the slides are to be read; slides more than twice as coarse are
+    refused. with_lesions: refuse a manifest in which no slide has any.
 
     Raises BadInput, one line that names row and column, what was expected and received, for the
-    first five errors and how many more there are; of its kinds BadAnnotation or MissingResolution
-    where all errors are of that kind. MissingExtra: Parquet without pyarrow.
+    first five errors and how many more there are; of its kinds BadAnnotation, MissingResolution or
+    ResolutionTooLow where all errors are of that kind. MissingExtra: Parquet without pyarrow.
     """
     path = Path(path)
     columns, rows = read_table(path)
@@ -96,19 +113,24 @@ def read_manifest(
     raise_all([error for _, errors in parsed for error in errors], path)
     cases = tuple(case for case, _ in parsed if case is not None)
     pairs = list(zip(rows, cases, strict=True))
-    raise_all([*_twice(pairs), *_fold_errors(pairs)], path)
-    _check_contents(pairs, classes, labels, path, check_files=check_files)
-    return Manifest(path, cases, classes, _sha256(cases, path.parent))
+    raise_all([*_twice(pairs), *_patient_errors(pairs), *_fold_errors(pairs)], path)
+    looking = _Looking(classes, labels, at_mpp)
+    return looking.manifest(pairs, path, with_lesions=with_lesions)
 
 
 def folder_manifest(
-    images: str | Path, masks: str | Path, *, mpp: float, classes: Sequence[str] = ("normal", "tumour")
+    images: str | Path,
+    masks: str | Path,
+    *,
+    mpp: float,
+    classes: Sequence[str] = ("normal", "tumour"),
+    at_mpp: float | None = None,
 ) -> Manifest:
     """A manifest of a folder of plain images and one of masks with the same stems.
 
     mpp: µm per pixel of the images. Each image counts as a patient of its own: where several are
     of one patient, or cut out of one slide, write a manifest file that says so, or scores on
-    held-out images will flatter. Masks are positive above 0, in a JPEG above 127.
+    held-out images will flatter. Masks are positive where they are not 0, in a JPEG above 127.
 
     Raises BadInput: no images, an image without mask, or with two; and what `read_manifest` raises.
     """
@@ -125,10 +147,8 @@ def folder_manifest(
             received = f"received {[mask.name for mask in own]}" if own else "found none"
             errors.append(row.error("annotation", f"expected one mask of the same name in {masks}, {received}"))
     raise_all([*errors, *_twice(pairs)], images)
-    classes = _checked_classes(classes)
-    _check_contents(pairs, classes, KNOWN_LABELS, images, check_files=True)
-    cases = tuple(case for _, case in pairs)
-    return Manifest(images, cases, classes, _sha256(cases, images))
+    looking = _Looking(_checked_classes(classes), KNOWN_LABELS, at_mpp)
+    return looking.manifest(pairs, images, with_lesions=True)
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -170,14 +190,14 @@ def _parsed(row: Row, folder: Path, classes: tuple[str, ...]) -> tuple[TrainingC
         problem = f"expected outlines or a mask of what is labelled {cell['label']!r}, it is blank"
         errors.append(row.error("annotation", problem))
     fold = cell["fold"]
-    if fold is not None and fold not in PARTS and not (fold.isascii() and fold.isdigit()):
+    if fold is not None and fold not in PARTS and not _is_number(fold):
         errors.append(row.error("fold", f"expected a number 0, 1, 2, … or one of {list(PARTS)}, received {fold!r}"))
     mpp = None
     if cell["mpp"] is not None:
         try:
             mpp = _number(cell["mpp"])
         except ValueError:
-            errors.append(row.error("mpp", f"expected µm per pixel above 0 like 0.25, received {cell['mpp']!r}"))
+            errors.append(row.error("mpp", f"expected µm per pixel like 0.25, received {cell['mpp']!r}"))
     if errors or cell["slide"] is None or cell["patient"] is None:
         return None, errors
     slide = folder / cell["slide"]
@@ -187,16 +207,25 @@ def _parsed(row: Row, folder: Path, classes: tuple[str, ...]) -> tuple[TrainingC
         annotation=folder / cell["annotation"] if cell["annotation"] else None,
         patient=cell["patient"],
         label=cell["label"],
-        fold=str(int(fold)) if fold is not None and fold not in PARTS else fold,
+        fold=None if fold is None else plain_fold(fold),
         mpp=mpp,
         centre=cell["centre"],
     ), []
 
 
+def plain_fold(fold: str) -> str:
+    """A fold as it is kept: numbers without leading zeros."""
+    return str(int(fold)) if _is_number(fold) else fold
+
+
+def _is_number(fold: str) -> bool:
+    return fold.isascii() and fold.isdigit() and len(fold) <= MOST_FOLD_DIGITS
+
+
 def _number(value: str | float) -> float:
     mpp = float(value)
-    if not (math.isfinite(mpp) and mpp > 0):
-        raise BadInput(f"expected mpp above 0 (µm per pixel), received {value}")
+    if not LEAST_MPP <= mpp <= MOST_MPP:
+        raise BadInput(f"expected mpp between {LEAST_MPP:g} and {MOST_MPP:g} µm per pixel, received {value}")
     return mpp
 
 
@@ -217,6 +246,16 @@ def _twice(pairs: Pairs) -> Iterator[BadInput]:
             yield row.error("slide", f"expected each slide once, {case.slide.name} is in {earlier.where} too")
         if case.annotation is not None and os.path.realpath(case.annotation) == os.path.realpath(case.slide):
             yield row.error("annotation", f"expected outlines or a mask, received the slide itself ({case.slide.name})")
+
+
+def _patient_errors(pairs: Pairs) -> Iterator[BadInput]:
+    """Patients that a slip of the shift key may have made two of."""
+    known: dict[str, tuple[Row, str]] = {}
+    for row, case in pairs:
+        first, patient = known.setdefault(unicodedata.normalize("NFKC", case.patient).casefold(), (row, case.patient))
+        if patient != case.patient:
+            problem = f"expected each patient under one name, received {case.patient!r} here and {patient!r}"
+            yield row.error("patient", f"{problem} in {first.where}")
 
 
 def _fold_errors(pairs: Pairs) -> Iterator[BadInput]:
@@ -243,71 +282,79 @@ def _fold_kind(case: TrainingCase) -> str:
     return f"one of {list(PARTS)}" if case.fold in PARTS else "a number"
 
 
-def _check_contents(
-    pairs: Pairs, classes: tuple[str, ...], labels: Labels, path: Path, *, check_files: bool
-) -> None:
-    """There are lesions to learn; with `check_files` in the files themselves."""
-    with_lesions = sum(case.annotation is not None for _, case in pairs)
-    if check_files:
+@dataclass(frozen=True)
+class _Looking:
+    """What the files of cases are looked at for; see `read_manifest`."""
+
+    classes: tuple[str, ...]
+    labels: Labels
+    at_mpp: float | None
+
+    def manifest(self, pairs: Pairs, path: Path, *, with_lesions: bool) -> Manifest:
+        """Open all files and make the manifest, or raise what is wrong with them."""
         errors: list[BadInput] = []
-        opened: list[tuple[Row, TrainingCase]] = []
-        with_lesions = 0
+        seen: dict[str, Row] = {}
+        cases = []
         for row, case in pairs:
             try:
-                with_lesions += _has_lesions(row, case, classes, labels)
-                opened.append((row, case))
+                has_lesion, contents = self._look(row, case)
+                if (earlier := next((seen[content] for content in contents if content in seen), None)) is not None:
+                    problem = f"expected each slide once, {case.slide.name} is a copy of that in {earlier.where}"
+                    raise row.error("slide", problem)
+                seen |= dict.fromkeys(contents, row)
+                cases.append(replace(case, has_lesion=has_lesion))
             except BadInput as error:
                 errors.append(error)
-        raise_all([*errors, *_copies(opened)], path)
-    if not with_lesions:
-        raise BadInput(
-            f"expected lesions of class {' or '.join(map(repr, classes[1:]))} on at least one of {len(pairs)} slides, "
-            f"found none; fill in the column annotation: {path}"
-        )
+        raise_all(errors, path)
+        if with_lesions and not any(case.has_lesion for case in cases):
+            raise BadInput(
+                f"expected lesions of class {' or '.join(map(repr, self.classes[1:]))} on at least one of {len(cases)} "
+                f"slides, found none; fill in the column annotation: {path}"
+            )
+        return Manifest(path, tuple(cases), self.classes, _sha256(cases))
 
+    def _look(self, row: Row, case: TrainingCase) -> tuple[bool, set[str]]:
+        """Whether there are lesions, and hashes of which any other slide has none.
 
-def _has_lesions(row: Row, case: TrainingCase, classes: tuple[str, ...], labels: Labels) -> bool:
-    """Open a case's files. Raises BadInput that names row and column."""
-    try:
-        slide = open_slide(case.slide, mpp=case.mpp)
-    except DigipathError as error:
-        raise row.error("slide", str(error)) from error
-    with slide:
-        if slide.mpp is None:
-            problem = f"expected µm per pixel, since the slide states none, it is blank: {case.slide}"
-            raise row.error("mpp", problem, MissingResolution)
+        Raises BadInput that names row and column.
+        """
         try:
-            with open_lesions(case.annotation, slide.size_l0, labels=labels) as lesions:
-                found = not lesions.empty
-        except BadAnnotation as error:
-            raise row.error("annotation", str(error), BadAnnotation) from error
-    if case.label is not None and found != (case.label in classes[1:]):
-        expected = "no lesion" if found else "lesions"
-        received = "lesions" if found else "none"
-        problem = f"expected {expected} on a slide labelled {case.label!r}, received {received}: {case.annotation}"
-        raise row.error("annotation", problem, BadAnnotation)
-    return found
+            slide = open_slide(case.slide, mpp=case.mpp)
+        except DigipathError as error:
+            raise row.error("slide", str(error)) from error
+        with slide:
+            self._check_resolution(row, slide)
+            try:
+                with open_lesions(case.annotation, slide.size_l0, labels=self.labels) as lesions:
+                    found = not lesions.empty
+            except BadAnnotation as error:
+                raise row.error("annotation", str(error), BadAnnotation) from error
+            # Two files of one DICOM series are the same slide.
+            hashes = {file_identity(case.slide)["quick_hash"], slide.properties.get("openslide.quickhash-1")}
+        if case.label is not None and found != (case.label in self.classes[1:]):
+            expected = "no lesion" if found else "lesions"
+            received = "lesions" if found else "none"
+            problem = f"expected {expected} on a slide labelled {case.label!r}, received {received}: {case.annotation}"
+            raise row.error("annotation", problem, BadAnnotation)
+        return found, {known for known in hashes if known}
+
+    def _check_resolution(self, row: Row, slide: Slide) -> None:
+        if slide.mpp is None:
+            problem = f"expected µm per pixel, since the slide states none, it is blank: {slide.path}"
+            raise row.error("mpp", problem, MissingResolution)
+        if self.at_mpp is not None and slide.mpp > COARSEST * self.at_mpp:
+            problem = f"expected at most {COARSEST * self.at_mpp:g} µm/px to read it at {self.at_mpp:g} µm/px"
+            raise row.error("slide", f"{problem}, received {slide.mpp:g} µm/px: {slide.path}", ResolutionTooLow)
 
 
-def _copies(pairs: Pairs) -> Iterator[BadInput]:
-    """Slides with the same content under different names."""
-    known: dict[str, Row] = {}
-    for row, case in pairs:
-        earlier = known.setdefault(file_identity(case.slide)["quick_hash"], row)
-        if earlier is not row:
-            problem = f"expected each slide once, {case.slide.name} is a copy of that in {earlier.where}"
-            yield row.error("slide", problem)
-
-
-def _sha256(cases: Sequence[TrainingCase], folder: Path) -> str:
+def _sha256(cases: Sequence[TrainingCase]) -> str:
     rows = []
     for case in cases:
-        annotation = None if case.annotation is None else _place(case.annotation, folder)
+        slide = file_identity(case.slide)["quick_hash"]
+        annotation = None
+        if case.annotation is not None:
+            with case.annotation.open("rb") as file:
+                annotation = hashlib.file_digest(file, "sha256").hexdigest()
         values = (case.patient, case.label, case.fold, case.mpp, case.centre)
-        rows.append(json.dumps([case.name, _place(case.slide, folder), annotation, *values]))
+        rows.append(json.dumps([case.name, slide, annotation, *values]))
     return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
-
-
-def _place(path: Path, folder: Path) -> str:
-    """A path as the manifest's folder sees it, so that a folder that moves keeps its hash."""
-    return Path(os.path.relpath(path, folder)).as_posix()

@@ -1,8 +1,8 @@
 """Splits of cases: by patient, stratified by label, and the same for the same seed.
 
-Strata are the labels; cases without one are parted by whether they have an annotation. Each part
-must hold a case of every label, and one with an annotation wherever any has one: what a part
-lacks can neither be learned from it nor scored on it.
+Strata are the labels; cases without one are parted by whether they have a lesion. Each part must
+hold a case of every label, and one with a lesion: what a part lacks can neither be learned from it
+nor scored on it.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _of_fold(cases: Sequence[TrainingCase], fold: str) -> Cases:
 
 
 def _stratum(case: TrainingCase) -> str:
-    return case.label or ("annotated" if case.annotation is not None else "not annotated")
+    return case.label or ("with lesions" if case.ill else "without")
 
 
 def _drawn_folds(cases: Sequence[TrainingCase], folds: int, seed: tuple[int, int]) -> list[Cases]:
@@ -166,8 +166,8 @@ def _dealt(cases: Sequence[TrainingCase], shares: Mapping[str, float], seed: int
 def _needed(cases: Sequence[TrainingCase]) -> dict[str, set[TrainingCase]]:
     """What every part must hold, in words, and the cases that have it."""
     needed = {f"label {label!r}": {case for case in cases if case.label == label} for label in _labels(cases)}
-    annotated = {case for case in cases if case.annotation is not None}
-    return {**needed, "an annotation": annotated} if annotated else needed
+    ill = {case for case in cases if case.ill}
+    return {**needed, "a lesion": ill} if ill else needed
 
 
 def _labels(cases: Sequence[TrainingCase]) -> list[str]:

@@ -60,6 +60,8 @@ def _read_csv(path: Path) -> Table:
         raise BadInput(f"expected a manifest, it cannot be read ({error.strerror}): {path}") from error
     except UnicodeDecodeError as error:
         raise BadInput(f"expected a manifest in UTF-8, received another encoding; save it as UTF-8: {path}") from error
+    if "\0" in text:
+        raise BadInput(f"expected a manifest as text, received one with NUL characters; save it as UTF-8: {path}")
     header = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
     rows: list[Row] = []
