@@ -8,6 +8,9 @@ import re
 import pytest
 
 from digipath.errors import BadInput, NotFound
+from digipath.slide_stain import reference
+from digipath.stain import REFERENCES
+from digipath.synthetic import write_slide
 from digipath.training.config import Config, Input, Splitting, example, read_config
 from digipath.training.schedule import Schedule
 
@@ -43,6 +46,19 @@ def read(tmp_path):
         return read_config(tmp_path / "my.toml", **options)
 
     return from_text
+
+
+def test_stain_by_name_or_by_a_picture(read, tmp_path):
+    def with_stain(stain):
+        return read(SMALL.replace("mpp = 0.25", f'mpp = 0.25\nstain = "{stain}"'))
+
+    assert read(SMALL).stain is None
+    assert with_stain("reinhard").stain == REFERENCES["reinhard"]
+    tissue = write_slide(tmp_path / "tissue.tiff", (600, 500), mpp=0.25, tile=256)
+    config = with_stain("tissue.tiff")
+    assert config.stain == reference(tissue.path, mpp=0.25) != REFERENCES["macenko"]
+    tissue.path.rename(tmp_path / "moved.tiff")
+    assert with_stain("moved.tiff").record() == config.record()  # its stain counts, not its place
 
 
 def test_what_is_written_arrives_and_the_rest_is_default(read, tmp_path):
@@ -93,7 +109,7 @@ def test_the_record_forgets_where_files_lie_and_nothing_else(read):
         ("mpp = 0.25", 'mpp = "0.25"', r"\[input\] mpp must be a number, got '0.25'"),
         ("mpp = 0.25", "mpp = 0", r"\[input\] expected mpp above 0, got 0"),
         ("mpp = 0.25", "mpp = 0.25\npatch = 500", "expected patch to be a multiple of 32 px, got 500"),
-        ("mpp = 0.25", 'mpp = 0.25\nstain = "macenco"', "expected stain to be none or one of macenko, reinhard"),
+        ("mpp = 0.25", 'mpp = 0.25\nstain = "macenco"', "expected stain to be none, macenko, reinhard or a"),
         ("seed = 3", "seed = -3", "expected seed of at least 0, got -3"),
         ("[card]", "[split]\nseed = -3\n[card]", r"\[split\] expected seed of at least 0, got -3"),
         ("seed = 3", "split = 3", r"\[split\] must be a section, got 3"),

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from digipath.stain import REFERENCES
 from digipath.training.config import Config
 from digipath.training.manifest import Manifest, TrainingCase
 from digipath.training.runs import FINAL, Round, Run
@@ -126,7 +125,7 @@ def _heading(name: str, kind: str, config: Config) -> dict[str, Any]:
 
 def _input(config: Config) -> dict[str, Any]:
     asked = config.input
-    stain = None if asked.stain is None else REFERENCES[asked.stain].to_record()
+    stain = config.stain and config.stain.to_record()
     sizes = {"mpp": asked.mpp, "patch": asked.patch, "training_patch": asked.training_patch}
     return {"modality": "slide", **sizes, "stain": stain}
 

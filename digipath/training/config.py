@@ -9,15 +9,17 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from digipath import slide_stain
 from digipath.annotation import Labels
 from digipath.augment import Augmentation
 from digipath.errors import BadInput, NotFound
 from digipath.scoring import Scoring
-from digipath.stain import REFERENCES
+from digipath.stain import REFERENCES, StainReference
 from digipath.training.manifest import Manifest, folder_manifest, read_manifest
 from digipath.training.sampling import Sampling
 from digipath.training.schedule import Schedule
@@ -83,7 +85,7 @@ class Input:
     """What the networks see: network input = uint8 RGB × scale + offset, at `mpp` µm per pixel.
 
     patch: side in px when the networks are used; training_patch: while they are trained.
-    stain: normalise every slide to the reference of this method, or not at all.
+    stain: bring every slide to the reference of this method, or to the stain of this picture or slide.
     """
 
     mpp: float
@@ -101,8 +103,6 @@ class Input:
             side = getattr(self, name)
             if side < STRIDE_PX or side % STRIDE_PX:
                 raise BadInput(f"expected {name} to be a multiple of {STRIDE_PX} px, got {side}")
-        if self.stain is not None and self.stain not in REFERENCES:
-            raise BadInput(f"expected stain to be {NONE} or one of {', '.join(REFERENCES)}, got {self.stain!r}")
 
 
 @dataclass(frozen=True)
@@ -217,6 +217,11 @@ class Config:
     score: Scoring
     seed: int = 0
 
+    @cached_property
+    def stain(self) -> StainReference | None:
+        """What the slides are brought to. Raises what `digipath.slide_stain.reference` raises."""
+        return slide_stain.reference(self.input.stain, mpp=self.input.mpp)
+
     def schedule_of(self, member: Member) -> Schedule:
         """The common schedule with what the member changes."""
         return replace(self.schedule, **member.schedule)
@@ -230,6 +235,7 @@ class Config:
         """All that results depend on as plain values; files count by their content, not by their place."""
         record = dataclasses.asdict(self)
         record["data"] = {"classes": self.data.classes, "labels": dataclasses.asdict(self.data.labels)}
+        record["input"]["stain"] = self.stain and self.stain.to_record()
         return record
 
 
@@ -277,6 +283,11 @@ def _config(table: Mapping[str, Any], base: Path) -> Config:
 
     seed = _typed(table.get("seed", 0), int, "seed", base)
     given = section("input", Input)
+    if given.stain is not None and given.stain not in REFERENCES:
+        if not (base / given.stain).is_file():
+            known = f"{NONE}, {', '.join(REFERENCES)} or a picture or slide"
+            raise BadInput(f"[input] expected stain to be {known}, got {given.stain!r}")
+        given = replace(given, stain=str(base / given.stain))
     augmentation = None if table.get("augmentation") == NONE else section("augmentation", Augmentation)
     schedule = section("schedule", Schedule)
     # Runs put in their own seed and length of an epoch.

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from digipath.files import read_json, write_json
 from digipath.nn import patch_multiple
-from digipath.stain import REFERENCES
 from digipath.training.cards import network_card
 from digipath.training.config import Config
 from digipath.training.data import PatchSource, batches
@@ -152,7 +151,7 @@ def _source(run: Run, shop: Workshop, cases: tuple[TrainingCase, ...], schedule:
         sampling,
         augmentation=None if schedule is None else config.augmentation,
         labels=config.data.labels,
-        stain=None if config.input.stain is None else REFERENCES[config.input.stain],
+        stain=config.stain,
     )
 
 
