@@ -49,8 +49,8 @@ def evaluate(
 
     Returns:
         `mean_dice` over images (an image without positives scores 1 if none is predicted, else
-        0), `pooled_dice`, `pooled_jaccard` and `pixel_auroc` over all pixels (None where only
-        one class occurs), `all_positive_pooled_dice` for comparison, `false_positive_share`, the
+        0), `pooled_dice`, `pooled_jaccard` and `pixel_auroc` over all pixels (None where none
+        is positive; AUROC also where all are), `all_positive_pooled_dice` for comparison, `false_positive_share`, the
         mean over images without positives (None without one), `lesion_px_outside_tissue`, which
         counts in no score, and `images`, Dice by name.
 
@@ -59,6 +59,8 @@ def evaluate(
     """
     scoring = Scoring(views, overlap, threshold)
     scoring.check()
+    if fold is not None and manifest is None:
+        raise BadInput("folds are of a manifest; give --manifest, or leave the fold out")
     if predictors is None:
         networks = choose_networks.published(weights, patch=patch, runtime=runtime, precision=precision)
     else:

@@ -43,16 +43,17 @@ def _rich_bar() -> Iterator[ProgressCallback]:
 
 
 class _LogLines:
-    """One line per LOG_EVERY_S seconds, and one at the end."""
+    """One line per LOG_EVERY_S seconds, and one when all is done."""
 
     def __init__(self) -> None:
         self._last = -math.inf
+        self._ended = False
 
     def __call__(self, report: Progress) -> None:
-        now = time.monotonic()
-        if now - self._last < LOG_EVERY_S and report.done < report.total:
+        now, ended = time.monotonic(), report.done >= report.total
+        if now - self._last < LOG_EVERY_S and (self._ended or not ended):
             return
-        self._last = now
+        self._last, self._ended = now, ended
         left = (report.total - report.done) / report.rate if report.rate > 0 else math.nan
         rate = "" if math.isnan(left) else f", {report.rate:.1f}/s, {left:.0f} s left"
         print(f"{report.message}: {report.done}/{report.total}{rate}", file=sys.stderr)

@@ -101,21 +101,23 @@ def summary(scores: Sequence[tuple[str, Confusion]]) -> dict[str, Any]:
     """Scores of several cases, each by name with its counts.
 
     `mean_dice` over the cases (one without positives scores 1 if none is predicted, else 0);
-    `pooled_dice`, `pooled_jaccard` and `pixel_auroc` over all pixels (AUROC None where only one
-    class occurs); `all_positive_pooled_dice`, what calling everything positive would have;
+    `pooled_dice`, `pooled_jaccard` and `pixel_auroc` over all pixels (None where no pixel is
+    positive; AUROC also where all are); `all_positive_pooled_dice`, what calling everything positive
+    would have;
     `false_positive_share`, the mean share of a case without positives that is called positive
     (None without such a case).
     """
     pooled = Confusion.pooled(counts for _, counts in scores)
     empty = [counts.false_positive_share for _, counts in scores if not counts.positives]
     shares = [share for share in empty if share is not None]
+    overlap = pooled if pooled.positives else None  # an overlap with nothing says nothing
     return {
         "count": len(scores),
         "mean_dice": float(np.mean([counts.dice for _, counts in scores])),
-        "pooled_dice": pooled.dice,
-        "pooled_jaccard": pooled.jaccard,
+        "pooled_dice": overlap and overlap.dice,
+        "pooled_jaccard": overlap and overlap.jaccard,
         "pixel_auroc": pooled.auroc,
-        "all_positive_pooled_dice": pooled.all_positive_dice,
+        "all_positive_pooled_dice": overlap and overlap.all_positive_dice,
         "false_positive_share": float(np.mean(shares)) if shares else None,
     }
 

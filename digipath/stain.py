@@ -1,7 +1,9 @@
 """What a stain looks like in numbers, and pictures brought from one stain to another.
 
-Two methods, both fitted on stained pixels only, those whose optical density has a length of at
-least β = 0.15; optical density is −log10 of the transmitted share, (value + 1) / 256 of a channel.
+Two methods, both fitted on stained pixels only: those whose optical density has a length of at
+least β = 0.15, and that are not black, as the frame of a scan or the rim of a padded picture is:
+a hundredth of black pixels would become a stain of its own. Optical density is −log10 of the
+transmitted share, (value + 1) / 256 of a channel.
 
 macenko: Macenko et al. 2009, doi:10.1109/ISBI.2009.5193250. The stained pixels' plane through the
     origin (SVD), in it the directions at the 1st and the 99th percentile of the angles: the colours
@@ -27,10 +29,12 @@ Pixels = NDArray[np.uint8]
 Normaliser = Callable[[Pixels], Pixels]
 
 STAINED_ABOVE = 0.15  # length of the optical density (log10)
+BLACK_BELOW = 20  # all of R, G and B: no stain lets so little through
+DARKEST = 1.5  # median length of the optical density; H&E has 0.3 to 0.8, a fluorescent stain on black 2.9
 PERCENTILE = 1.0  # of the angles, on either side; 100 minus it, of the concentrations
 LEAST_STAINED_PX = 500
 MOST_STAINED_PX = 250_000  # more say nothing new about percentiles
-LEAST_ANGLE = np.radians(3.0)  # between two stains; real ones are 12° and more apart
+LEAST_ANGLE = np.radians(9.0)  # between two stains: H&E has 12° and more, even at 8 µm/px; one stain in a JPEG below 9°
 LEAST_SPREAD = 1e-3  # of lαβ: a picture of one colour
 DIGITS = 5  # of the fitted numbers, which go into cards
 PIECE_PX = 16_384  # stays in the cache, and BLAS uses no threads of its own: beside a network they stall
@@ -129,7 +133,7 @@ REFERENCES: Mapping[str, StainReference] = {
 
 
 def fit_stain(rgb: Pixels, method: str = "macenko") -> StainReference:
-    """The stain of these pixels; glass among them is left out.
+    """The stain of these pixels; glass and black among them are left out.
 
     Args:
         rgb: uint8 (..., 3), best the tissue only, at the resolution of the patches that will be
@@ -137,20 +141,15 @@ def fit_stain(rgb: Pixels, method: str = "macenko") -> StainReference:
         method: "macenko" or "reinhard".
 
     Raises:
-        BadInput: another shape or type, fewer than 500 stained pixels, or only one colour.
+        BadInput: another shape or type, fewer than 500 stained pixels, only one colour, or pixels
+            too dark for light to have come through tissue (fluorescence).
     """
     check_method(method)
     if rgb.dtype != np.uint8 or rgb.ndim < 1 or rgb.shape[-1] != 3:
         raise BadInput(f"expected uint8 pixels (..., 3), got {rgb.dtype} {rgb.shape}")
-    pixels = rgb.reshape(-1, 3)
-    stained = pixels[np.linalg.norm(_DENSITY[pixels], axis=1) >= STAINED_ABOVE]
-    if len(stained) < LEAST_STAINED_PX:
-        raise BadInput(
-            f"expected at least {LEAST_STAINED_PX} stained pixels to fit {method} on, found {len(stained)} "
-            f"among {len(pixels)}"
-        )
-    stained = stained[:: -(-len(stained) // MOST_STAINED_PX)]
-    return _fit_macenko(stained) if method == "macenko" else _fit_reinhard(stained)
+    stained = _stained(rgb.reshape(-1, 3), method)
+    stains = _two_stains(stained)  # whatever the method: a slide of one stain has no place beside H&E
+    return _fit_macenko(stained, stains) if method == "macenko" else _fit_reinhard(stained)
 
 
 def normaliser(source: StainReference, target: StainReference) -> Normaliser:
@@ -164,7 +163,25 @@ def normaliser(source: StainReference, target: StainReference) -> Normaliser:
     return _macenko(source, target) if source.method == "macenko" else _reinhard(source, target)
 
 
-def _fit_macenko(stained: Pixels) -> StainReference:
+def _stained(pixels: Pixels, method: str) -> Pixels:
+    """Those of pixels (n, 3) that show stain, evenly thinned to at most MOST_STAINED_PX."""
+    length = np.linalg.norm(_DENSITY[pixels], axis=1)
+    inside = (length >= STAINED_ABOVE) & (pixels.max(axis=1) >= BLACK_BELOW)
+    count = int(inside.sum())
+    if count < LEAST_STAINED_PX:
+        raise BadInput(
+            f"expected at least {LEAST_STAINED_PX} stained pixels to fit {method} on, found {count} among {len(pixels)}"
+        )
+    if np.median(length[inside]) > DARKEST:
+        raise BadInput(
+            f"expected stained tissue with light behind it, found pixels on black (median optical density "
+            f"{np.median(length[inside]):.1f}, at most {DARKEST} wanted); is it fluorescence?"
+        )
+    return pixels[inside][:: -(-count // MOST_STAINED_PX)]
+
+
+def _two_stains(stained: Pixels) -> NDArray[np.float64]:
+    """(2, 3) directions of optical density by Macenko's method, haematoxylin first."""
     density = _DENSITY[stained]
     _, vectors = np.linalg.eigh(density.T @ density)  # as the SVD of all densities, but 3 × 3
     plane = vectors[:, [2, 1]]  # the first direction is about the mean colour: keep it pointing there
@@ -174,7 +191,11 @@ def _fit_macenko(stained: Pixels) -> StainReference:
     stains = np.stack([np.cos(angles), np.sin(angles)], axis=1) @ plane.T
     stains = stains[np.argsort(-stains[:, 0])]  # haematoxylin is blue: it takes more of the red
     _check_stains(stains)
-    strengths = np.percentile(density @ np.linalg.pinv(stains), 100 - PERCENTILE, axis=0)
+    return stains
+
+
+def _fit_macenko(stained: Pixels, stains: NDArray[np.float64]) -> StainReference:
+    strengths = np.percentile(_DENSITY[stained] @ np.linalg.pinv(stains), 100 - PERCENTILE, axis=0)
     return StainReference("macenko", {"stains": stains.round(DIGITS), "strengths": strengths.round(DIGITS)})
 
 

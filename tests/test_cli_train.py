@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -169,6 +170,10 @@ def test_a_mask_of_another_size(run, cases):
         ("widths =", "wdths =", "has no setting wdths"),
         ("[8, 8]", "[8, 8, 8, 8, 8]", "multiples of 64 px"),
         ("config =", 'encoder = "nonsense"\nconfig =', "no weights called 'nonsense'"),
+        ("config =", 'encoder = "digipathai-breast"\nconfig =', "digipathai-breast is of kind ensemble"),
+        ("[8, 8]", "8", "[[member]] a: "),
+        ("[8, 8]", "[1.5, 2]", "[[member]] a: "),
+        ("widths =", 'dropout = "a", widths =', "[[member]] a: "),
     ],
 )
 def test_a_wrong_network(run, cases, old, new, message):
@@ -181,3 +186,21 @@ def test_evaluate_wants_folders_or_a_manifest(run, tmp_path):
     refused(run("evaluate", "--manifest", "none.csv"), "none.csv", tmp_path)
     code, out, _ = run("evaluate", "--help")
     assert (code, "--manifest" in out) == (0, True)
+    refused(run("evaluate", "a", "b", "--mpp", "0.5", "--fold", "0"), "folds are of a manifest", tmp_path)
+
+
+@pytest.mark.keras
+def test_a_class_that_cannot_be_shown_is_told_before_anything_is_trained(run, cases):
+    """The lesions leave 60 of 96 px: no patch of 64 is free of them."""
+    edit(cases / "my.toml", "training_patch = 32", "training_patch = 64")
+    message = "a-fold0, cases to train on: empty class: positive_share 0.5 asks for patches without tumour"
+    refused(run("train", "--config", "my.toml", "--dry-run"), message, cases)
+    code, out, err = run("train", "--config", "my.toml", "--out", "out")
+    assert (code, out, message in err[-1]) == (2, "", True)
+    assert not any((cases / "out" / "runs").iterdir())
+
+
+@pytest.mark.keras
+def test_dry_run_as_json(run, cases):
+    code, out, _ = run("train", "--config", "my.toml", "--dry-run", "--json")
+    assert (code, json.loads(out)["plan"][0]) == (0, "6 cases of 6 patients: cases.csv")

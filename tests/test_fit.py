@@ -271,6 +271,16 @@ def test_other_settings_are_refused_unless_started_afresh(fitted):
     assert found.history[0]["learning_rate"] == pytest.approx(0.002)
 
 
+def test_another_backend_does_not_go_on(fitted, monkeypatch):
+    """It rounds differently: the history would be of no training at all."""
+    asked = iter(range(99))
+    with pytest.raises(Cancelled):
+        fitted("run", options={"cancel": lambda: next(asked) == 7})
+    monkeypatch.setattr("digipath.training.fit._backend", lambda: {"jax": "9.9"})
+    with pytest.raises(CaseDiffers, match=r"another versions \(.*jax: None, now '9\.9'"):
+        fitted("run")
+
+
 @pytest.mark.slow
 def test_damaged_checkpoint_is_refused(fitted, tmp_path):
     asked = iter(range(99))
@@ -413,6 +423,24 @@ def _kill_after(epochs, folder, variables):
 
 def _rows(table):
     return len(table.read_text().splitlines()) - 1 if table.exists() else 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["64k", "150k", "300k"])
+def test_a_full_disk_ends_in_one_line(tmp_path, size):
+    """In a process of its own: HDF5 can bring it down."""
+    (tmp_path / "small").mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", tmp_path / "small"], check=False)
+    if made.returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        words = command(tmp_path / "small" / "run", "{}")
+        variables = environment("tensorflow", NETWORK="unet-small")
+        done = subprocess.run(words, env=variables, capture_output=True, text=True, check=False)
+    finally:
+        subprocess.run(["umount", tmp_path / "small"], check=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert (done.returncode, "OutputUnwritable: expected to write" in last) == (1, True), done.stderr
 
 
 @pytest.mark.slow

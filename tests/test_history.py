@@ -205,5 +205,8 @@ def test_half_a_file_never_takes_the_place_of_a_whole_one(tmp_path):
         fail_half_way()
     assert path.read_text() == "whole"
     assert os.listdir(tmp_path) == [path.name]
+    with pytest.raises(OutputUnwritable, match="No space left"), replacing(path, least_bytes=10**18):
+        raise AssertionError("began although the disk has no room")
+    assert path.read_text() == "whole"
     with pytest.raises(OutputUnwritable, match=r"expected to write .*gone.*No such file"):
         save_checkpoint(tmp_path / "gone" / "checkpoint.npz", Checkpoint())

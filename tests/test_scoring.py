@@ -227,3 +227,10 @@ def test_two_masks_for_one_image_are_refused(halves, tmp_path):
         shutil.copy(halves.annotation, tmp_path / "masks" / name)
     with pytest.raises(BadInput, match=r"one mask of each name.*two like a\.png"):
         evaluate(tmp_path / "images", tmp_path / "masks", mpp=0.5, predictors=[fakes.redness])
+
+
+def test_an_overlap_with_nothing_is_no_score():
+    found = summary([("clean", confusion([0, 0, 0, 0], [0.9, 0.1, 0.1, 0.1]))])
+    undefined = ("pooled_dice", "pooled_jaccard", "all_positive_pooled_dice", "pixel_auroc")
+    assert [found[name] for name in undefined] == [None] * 4
+    assert (found["mean_dice"], found["false_positive_share"]) == (0.0, 0.25)

@@ -137,6 +137,24 @@ def test_only_the_tissue_is_fitted(tmp_path):
     np.testing.assert_allclose(found.numbers["strengths"], alone.numbers["strengths"], rtol=0.03)
 
 
+@pytest.mark.parametrize("method", ["macenko", "reinhard"])
+def test_a_black_rim_is_no_stain(tmp_path, method):
+    """A picture padded with 2 % of black is normalised as without it, also where all counts as tissue."""
+    picture = stained_pixels((300, 400))
+    Image.fromarray(np.hstack([np.zeros((300, 8, 3), np.uint8), picture])).save(tmp_path / "padded.png")
+    with open_slide(tmp_path / "padded.png") as slide:
+        assert fit_slide(slide, np.ones((1, 1), bool), method, mpp=None) == fit_stain(picture, method)
+
+
+def test_a_fluorescent_slide_is_one_clear_line_that_leaves_nothing(tmp_path):
+    image = np.zeros((300, 200, 3), np.uint8)
+    image[50:250, 40:160, 2] = np.random.default_rng(0).integers(40, 250, (200, 120))
+    Image.fromarray(image).save(tmp_path / "dapi.png")
+    with pytest.raises(BadInput, match=r"fluorescence\?.*--stain none.*dapi\.png"):
+        segment(tmp_path / "dapi.png", tmp_path / "case", stain="macenko")
+    assert [path.name for path in tmp_path.iterdir()] == ["dapi.png"]
+
+
 def test_the_fit_covers_a_wide_slide(tmp_path):
     """Left and right are stained differently; a fit of one side only would miss the stronger one."""
     image = np.hstack([stained_pixels((200, 2000), strengths=(s, s)) for s in (0.3, 1)])

@@ -109,6 +109,40 @@ def test_a_working_pixel_lies_where_the_frame_says(tmp_path):
     assert (rows.min(), rows.max(), cols.min(), cols.max()) == (120, 127, 180, 187)
 
 
+def write_levels(path, sizes, mark_l0):
+    """A pyramid of white levels (width, height) with a black bar from level-0 column mark_l0 to 40 px right of it."""
+    with tifffile.TiffWriter(path) as file:
+        for number, (width, height) in enumerate(sizes):
+            level = np.full((height, width, 3), 255, np.uint8)
+            down = sizes[0][0] / width if number else 1
+            level[:, round(mark_l0 / down) : round((mark_l0 + 40) / down)] = 0
+            file.write(level, tile=(TILE, TILE), photometric="rgb", subfiletype=int(number > 0))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "downsamples"),
+    [
+        ([(4095, 301), (2047, 150), (1023, 75)], (1, 2, 4)),  # cut off
+        ([(4095, 301), (2048, 151), (1024, 76)], (1, 2, 4)),  # filled up
+        ([(301, 4095), (100, 1365)], (1, 3)),
+        ([(3000, 200), (2000, 133)], (1, 1.5)),  # no whole factor: the ratio of the longer sides
+        ([(3000, 200), (1250, 84)], (1, 2.4)),
+    ],
+)
+def test_a_level_s_last_columns_lie_where_they_were(tmp_path, sizes, downsamples):
+    """OpenSlide takes the mean of both axes' ratios, 2.0036 for the first: 4 level-0 pixels off at the right edge."""
+    mark = sizes[0][0] - 90
+    write_levels(tmp_path / "levels.tiff", sizes, mark)
+    with open_slide(tmp_path / "levels.tiff", mpp=0.5) as slide:
+        assert slide.level_downsamples == downsamples
+        for mpp in (0.5 * downsamples[-1], 0.6 * downsamples[-1]):  # the level as it is, and resampled from it
+            pixels, _ = slide.read_block(0, 0, *slide.working_size_px(mpp), mpp=mpp)
+            black = np.flatnonzero((pixels[..., 0] < 128).all(axis=0))
+            downsample = slide.snap_mpp(mpp) / 0.5
+            assert abs(black[0] * downsample - mark) < downsample
+            assert abs((black[-1] + 1) * downsample - mark - 40) < downsample
+
+
 def test_given_resolution_overrides(small_slide):
     with open_slide(small_slide.path) as slide:
         assert (slide.mpp, slide.mpp_source) == (0.5, "slide")

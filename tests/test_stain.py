@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from digipath.errors import BadInput
+from digipath.slide import open_slide
+from digipath.slide_stain import fit_slide
 from digipath.stain import PIECE_PX, REFERENCES, StainReference, fit_stain, normaliser
 
 PURPLE_PINK = [[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]]  # Ruifrok & Johnston 2001
@@ -28,6 +32,19 @@ def two_stain_picture(stains, strengths=(0.7, 0.5), seed=0, shape=(300, 400)):
     concentrations[shape[0] // 20 : shape[0] // 10, :, 0] = 0
     light = 10.0 ** -(concentrations * strengths @ unit(stains))
     return np.clip(np.round(light * 256 - 1), 0, 255).astype(np.uint8)
+
+
+def as_jpeg(pixels, quality=80):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
+
+
+def one_stain_picture(stain, strength):
+    """RGB of one stain, in spots of some pixels."""
+    amount = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(300, 400)), 3)
+    amount = strength * (amount - amount.min()) / np.ptp(amount)
+    return np.clip(np.round(256 * 10.0 ** -(amount[..., None] * unit([stain])) - 1), 0, 255).astype(np.uint8)
 
 
 def degrees_apart(found, known):
@@ -54,6 +71,23 @@ def test_glass_does_not_change_a_fit(method):
     picture = two_stain_picture(PURPLE_PINK)
     glass = np.full((2000, 400, 3), (244, 243, 245), np.uint8)
     assert fit_stain(np.vstack([picture, glass]), method) == fit_stain(picture, method)
+
+
+@pytest.mark.parametrize("method", ["macenko", "reinhard"])
+def test_black_does_not_change_a_fit(method):
+    """The frame of a scan or of a padded picture; a fiftieth of it would be taken for haematoxylin."""
+    picture = two_stain_picture(PURPLE_PINK)
+    black = np.random.default_rng(0).integers(0, 20, (6, 400, 3), np.uint8)
+    assert fit_stain(np.vstack([picture, black]), method) == fit_stain(picture, method)
+
+
+@pytest.mark.parametrize("method", ["macenko", "reinhard"])
+def test_black_s_blurred_rim_in_a_jpeg_changes_a_fit_little(method):
+    picture = two_stain_picture(PURPLE_PINK)
+    padded = np.hstack([np.zeros((300, 8, 3), np.uint8), picture])
+    found, wanted = (fit_stain(as_jpeg(pixels), method).numbers for pixels in (padded, picture))
+    for name, values in wanted.items():
+        np.testing.assert_allclose(found[name], values, rtol=0.05, atol=0.02)
 
 
 def test_reinhard_takes_mean_and_spread_in_its_own_space():
@@ -151,11 +185,25 @@ def test_default_references_are_the_published_numbers():
         (np.full((100, 100, 3), 243, np.uint8), "stained pixels"),
         (two_stain_picture(PURPLE_PINK)[:20, :20], "at least 500 stained pixels.*among 400"),
         (np.full((100, 100, 3), (180, 90, 160), np.uint8), "one colour"),
-        (np.zeros((100, 100, 3), np.uint8), "one colour"),
+        (np.zeros((100, 100, 3), np.uint8), "at least 500 stained pixels.*found 0 among 10000"),
+        (as_jpeg(one_stain_picture(PURPLE_PINK[0], 0.9)), "one colour"),
+        (as_jpeg(one_stain_picture(PURPLE_PINK[1], 0.9)), "one colour"),
+        (np.random.default_rng(0).integers([0, 0, 0], [30, 30, 256], (100, 100, 3), np.uint8), "fluorescence"),
         (np.zeros((100, 100), np.uint8), "uint8 pixels"),
         (np.zeros((100, 100, 3), np.float32), "uint8 pixels"),
     ],
-    ids=["white", "glass", "too few", "one colour", "black", "grey", "float"],
+    ids=[
+        "white",
+        "glass",
+        "too few",
+        "one colour",
+        "black",
+        "only haematoxylin",
+        "only eosin",
+        "DAPI",
+        "grey",
+        "float",
+    ],
 )
 def test_no_stain_is_refused(method, pixels, message):
     with pytest.raises(BadInput, match=message) as caught:
@@ -214,3 +262,24 @@ def test_laboratories_come_closer(shared_data, method, share):
         after.append(normaliser(fit_stain(pixels, method), REFERENCES[method])(stained).mean(axis=0))
     assert np.std(before, axis=0).sum() > 50
     assert np.std(after, axis=0).sum() < share * np.std(before, axis=0).sum()
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("method", ["macenko", "reinhard"])
+@pytest.mark.parametrize("mpp", [0.5, 2.0])
+def test_a_fluorescent_slide_is_refused(shared_data, method, mpp):
+    path = shared_data / "wsi" / "test3-DAPI-2-387.ndpi"
+    with open_slide(path) as slide, pytest.raises(BadInput, match="fluorescence") as caught:
+        fit_slide(slide, np.ones((1, 1), bool), method, mpp=mpp)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    "folder", ["glioma_tiles/GBM40_grade4", "glioma_tiles/TCGA_grade3", "colon_tiles/colon_n", "colon_tiles/colon_aca",
+               "camelyon16_patches/tumor", "camelyon16_patches/normal", "camelyon_tumour/images"]
+)  # fmt: skip
+def test_tissue_in_h_and_e_is_never_refused(shared_data, folder):
+    for file in sorted((shared_data / folder).iterdir()):
+        stains = fit_stain(np.asarray(Image.open(file).convert("RGB"))).numbers["stains"]
+        assert degrees_apart(stains[:1], stains[1:])[0] > 15

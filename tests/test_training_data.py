@@ -10,16 +10,20 @@ from itertools import islice
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
+from scipy import ndimage, stats
 
+from digipath.annotation import Labels
 from digipath.augment import Augmentation
 from digipath.errors import BadInput, MissingResolution, ResolutionTooLow, SlideUnreadable
 from digipath.slide import open_slide
-from digipath.stain import REFERENCES
+from digipath.slide_stain import fit_slide
+from digipath.stain import REFERENCES, normaliser
 from digipath.synthetic import corrupt_tiles, write_slide
 from digipath.training.data import PatchSource, Sampling, batches, keras_batches, tensorflow_batches
 from digipath.training.manifest import TrainingCase
-from digipath.training.readers import Readers
+from digipath.training.readers import CaseReader, Readers
 
 SAMPLING = Sampling(mpp=0.5, patch_px=64, shift_px=32)
 GEOMETRY = Augmentation(blur_chance=0, brightness=0, contrast=0, saturation=0, hue=0)
@@ -167,6 +171,137 @@ class TestClasses:
             assert source.patch(0)[0].min() == 255
 
 
+class TestRoom:
+    """Patches without tumour: any window that shows none will do, and the zoom does not tell the class."""
+
+    ZOOM = replace(GEOMETRY, flips=False, rotations=False, scale=0.4)
+
+    @staticmethod
+    def but_for(row, col, rows, cols):
+        """Lesion everywhere in a case of 200 × 200 but for one box."""
+        return [np.s_[:row], np.s_[row + rows :], np.s_[:, :col], np.s_[:, col + cols :]]
+
+    def test_the_only_window_without_tumour_is_found(self, coded_case):
+        case = coded_case("hole", 200, 200, *self.but_for(77, 101, 64, 64))
+        with PatchSource([case], SAMPLING, augmentation=None) as source:
+            for index in range(0, 20, 2):
+                image, mask = source.patch(index)
+                assert not mask.any()
+                assert image[0, 0, :2].tolist() == [77, 101]
+
+    def test_a_hole_too_small_is_none(self, coded_case):
+        case = coded_case("hole", 200, 200, *self.but_for(77, 101, 64, 63))
+        with pytest.raises(BadInput, match="no tissue of 64 px is free"):
+            PatchSource([case], SAMPLING, augmentation=None)
+
+    def test_what_counts_is_what_the_patch_shows_not_what_is_read_for_it(self, coded_case):
+        """For a zoom to 1 ± 0.4 90 px are read; a hole of 70 serves the patches that show up to 70, and only those."""
+        cases = [coded_case("hole", 200, 200, *self.but_for(77, 101, 70, 70)), coded_case("well", 200, 200)]
+        with PatchSource(cases, SAMPLING, augmentation=self.ZOOM) as source:
+            names, fields = source.names(range(0, 400, 2)), [field(source.patch(n)[0]) for n in range(0, 400, 2)]
+        hole = [field for name, field in zip(names, fields, strict=True) if name == "hole"]
+        assert len(hole) > 3
+        assert max(hole) < 71.5
+        assert max(fields) > 85
+
+    def test_where_no_case_has_room_for_more_no_patch_shows_more(self, coded_case):
+        case = coded_case("hole", 200, 200, *self.but_for(77, 101, 70, 70))
+        with PatchSource([case], SAMPLING, augmentation=self.ZOOM) as source:
+            assert 0.05 < source.augmentation.scale < 0.1
+            patches = [source.patch(index) for index in range(200)]
+        assert [bool(mask.any()) for _, mask in patches] == [False, True] * 100
+        normal, tumour = ([field(image) for image, _ in patches[kind::2]] for kind in (0, 1))
+        for fields in (normal, tumour):
+            assert 57 < min(fields) < 62
+            assert 66 < max(fields) < 71.5
+
+    @pytest.mark.parametrize("share", [None, 1.0])
+    def test_without_normal_patches_the_zoom_is_as_asked(self, coded_case, share):
+        case = coded_case("hole", 200, 200, *self.but_for(77, 101, 70, 70))
+        with PatchSource([case], replace(SAMPLING, positive_share=share), augmentation=self.ZOOM) as source:
+            assert source.augmentation == self.ZOOM
+            assert max(field(source.patch(index)[0]) for index in range(100)) > 84
+
+    def test_the_zoom_is_the_same_for_both_classes(self, coded_case):
+        """One hole has just room for the widest zoom, so that few of the places tried will do; one has it for some."""
+        sizes = {"large": 92, "small": 75}
+        cases = [coded_case(name, 200, 200, *self.but_for(50, 60, side, side)) for name, side in sizes.items()]
+        with PatchSource(cases, SAMPLING, augmentation=self.ZOOM) as source:
+            assert source.augmentation == self.ZOOM
+            fields = np.array([field(source.patch(index)[0]) for index in range(800)])
+        assert stats.ks_2samp(fields[::2], fields[1::2]).pvalue > 0.05
+        assert stats.kstest(fields[::2], stats.uniform(64 * 0.6, 64 * 0.8).cdf).pvalue > 0.01
+
+    @pytest.mark.parametrize("patch", [63, 64])
+    def test_a_case_without_tumour_has_room_for_any_zoom(self, two_cases, patch):
+        """What is read may be a little more than the widest zoom shows."""
+        with PatchSource(two_cases, replace(SAMPLING, patch_px=patch), augmentation=self.ZOOM) as source:
+            assert source.augmentation == self.ZOOM
+
+    def test_a_case_with_one_window_is_seldom_met(self, coded_case):
+        cases = [coded_case("hole", 200, 200, *self.but_for(77, 101, 64, 64)), coded_case("well", 200, 200)]
+        with PatchSource(cases, SAMPLING, augmentation=None) as source:
+            assert 0 < source.names(range(0, 1000, 2)).count("hole") < 25
+
+    @pytest.mark.real_data
+    def test_crops_of_metastases_with_any_room_take_part(self, shared_data):
+        images = sorted((shared_data / "camelyon_tumour" / "images").iterdir())
+        masks = shared_data / "camelyon_tumour" / "masks"
+        cases = [training_case(image, masks / image.name) for image in images]
+        free = {image.stem for image in images if has_window(read_mask(masks / image.name), 256)}
+        assert len(free) == 6
+        with PatchSource(cases, Sampling(mpp=0.5, seed=1), augmentation=None) as source:
+            assert set(source.names(range(0, 2000, 2))) == free
+        with PatchSource(cases, Sampling(mpp=0.5), augmentation=replace(GEOMETRY, scale=0.25)) as source:
+            assert len(set(source.names(range(0, 2000, 2)))) > 12
+
+
+class TestLesions:
+    def test_specks_do_not_outweigh_a_lesion(self, coded_case):
+        """Forty specks and one lesion of 60 × 60 pixels, 99 % of the area, in patches that may fall anywhere."""
+        specks = [np.s_[20 + 18 * n, 40 + 100 * k] for n in range(10) for k in range(4)]
+        case = coded_case("specks", 512, 512, np.s_[400:460, 400:460], *specks)
+        with PatchSource([case], replace(SAMPLING, positive_share=1.0, shift_px=0), augmentation=None) as source:
+            large = [source.patch(index)[1].sum() > 40 for index in range(1, 400, 2)]  # with no lesion of its turn
+        assert np.mean(large) > 0.95
+
+    def test_a_lesion_that_vanishes_at_the_working_resolution_is_none(self, coded_case):
+        """At half the resolution every second pixel of a mask is taken, the odd ones."""
+        gone, kept = np.s_[100, 100], np.s_[301, 301]
+        sampling = replace(SAMPLING, positive_share=0.5)
+        with PatchSource([coded_case("both", 400, 400, gone, kept, mpp=0.25)], sampling, augmentation=None) as source:
+            for index in range(1, 40, 2):
+                assert source.patch(index)[1].sum() == 1
+        with pytest.raises(BadInput, match="there is no lesion pixel"):
+            PatchSource([coded_case("gone", 400, 400, gone, mpp=0.25)], sampling, augmentation=None)
+
+    @pytest.mark.parametrize("shift", [0, 32])
+    def test_a_single_pixel_is_shown_however_far_the_zoom(self, coded_case, shift):
+        """Zoomed out, the mask leaves out pixels; near the edge the window cannot give way."""
+        cases = [coded_case(f"at{n}", 200, 200, at) for n, at in enumerate((np.s_[1, 2], np.s_[198, 5], np.s_[90, 0]))]
+        sampling = replace(SAMPLING, positive_share=1.0, shift_px=shift)
+        with PatchSource(cases, sampling, augmentation=replace(GEOMETRY, scale=0.5)) as source:
+            assert all(source.patch(index)[1].any() for index in range(90))
+
+    def test_a_pixel_of_lesion_is_found_across_cells(self, coded_case):
+        """Beyond 1024 × 1024 px cells of 2 px are looked at first: here [12, 14), across cells of 13."""
+        case = coded_case("across", 1100, 1000, np.s_[13, 13])
+        sampling = Sampling(mpp=0.5, patch_px=104, positive_share=1.0)
+        with PatchSource([case], sampling, augmentation=None) as source:
+            assert all(source.patch(index)[1].sum() == 1 for index in range(5))
+
+    def test_a_lesion_that_cannot_be_read_gives_way_to_others(self, tmp_path):
+        path = tmp_path / "hurt.tiff"
+        write_slide(path, (1200, 900), tile=256, seed=3, lossless=True, failed_tiles=[(1, 1)])
+        mask = np.zeros((900, 1200), bool)
+        mask[300:400, 300:400] = mask[700:800, 900:1000] = True
+        Image.fromarray(mask).save(tmp_path / "mask.png")
+        sampling = replace(SAMPLING, positive_share=1.0, tissue="all")
+        with PatchSource([training_case(path, tmp_path / "mask.png")], sampling, augmentation=None) as source:
+            assert all(source.patch(index)[1].any() for index in range(20))
+        assert source.unreadable > 60
+
+
 class TestAlignment:
     @pytest.mark.parametrize("augmentation", [None, GEOMETRY])
     def test_mask_and_image_show_the_same_place(self, two_cases, augmentation):
@@ -203,6 +338,23 @@ class TestAlignment:
                 row, col = where(full, image)
                 wrong = (mask[..., 0] > 0) != truth[row : row + 64, col : col + 64]
                 assert wrong.mean() < 0.02
+
+    def test_at_the_far_end_of_a_narrow_slide_s_level(self, tmp_path):
+        """4095 × 301 px are 2047 × 150 at half the size: a mean of both ratios would lead 3 px astray."""
+        spots = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(301, 4095)), 25) > 0
+        pixels = np.repeat(255 * spots[..., None].astype(np.uint8), 3, axis=2)
+        half = pixels[:300, :4094].reshape(150, 2, 2047, 2, 3).mean((1, 3)).astype(np.uint8)
+        with tifffile.TiffWriter(tmp_path / "narrow.tiff") as file:
+            file.write(pixels, tile=(256, 256), photometric="rgb")
+            file.write(half, tile=(256, 256), photometric="rgb", subfiletype=1)
+        Image.fromarray(spots).save(tmp_path / "mask.png")
+        case = training_case(tmp_path / "narrow.tiff", tmp_path / "mask.png", mpp=0.25)
+        sampling = replace(SAMPLING, positive_share=None, tissue="all")
+        with PatchSource([case], sampling, augmentation=None) as source:
+            wrong = [
+                ((image[..., 0] > 127) != (mask[..., 0] > 0)).mean() for image, mask in map(source.patch, range(60))
+            ]
+        assert max(wrong) < 0.04
 
     def test_a_case_s_mpp_overrides(self, coded_case):
         fine, coarse = (coded_case(f"at{mpp}", 256, 256, mpp=mpp) for mpp in (0.5, 1.0))
@@ -296,6 +448,27 @@ class TestDeterminism:
 
 
 class TestReaders:
+    def test_decoded_masks_count(self, coded_case):
+        plain, marked = (
+            CaseReader(coded_case(name, 300, 400, *lesions), 0.5, Labels())
+            for name, lesions in (("plain", []), ("marked", [np.s_[0, 0]]))
+        )
+        assert marked.held_bytes - plain.held_bytes == 300 * 400
+        before = marked.held_bytes
+        marked.places(np.ones((3, 4), bool), marked.slide.overview(), 64, (64, 64))
+        assert marked.held_bytes == before  # what is added when it opens is what is taken when it closes
+
+    def test_a_tiff_mask_counts_what_it_keeps(self, tmp_path, coded_case):
+        case = coded_case("plain", 4000, 4000)
+        mask = np.zeros((4000, 4000), np.uint8)
+        tifffile.imwrite(tmp_path / "mask.tiff", mask, tile=(256, 256))
+        held = []
+        for one in (case, replace(case, annotation=tmp_path / "mask.tiff")):
+            reader = CaseReader(one, 0.5, Labels())
+            held.append(reader.held_bytes)
+            reader.close()
+        assert held[1] - held[0] == 2**23  # as many pixels as it keeps decoded
+
     class Fake:
         """A reader of 10 bytes that knows whether it was closed."""
 
@@ -397,18 +570,22 @@ class TestRefusals:
             source.patch(-1)
 
 
-def test_stain_is_brought_to_the_target(slide):
-    _, case = slide
-    sampling = replace(SAMPLING, positive_share=None)
-    target = replace(REFERENCES["reinhard"], numbers={"mean": [-0.9, 0.05, 0.0], "spread": [0.15, 0.02, 0.02]})
-    means = []
-    for stain in (None, target):
-        with PatchSource([case], sampling, augmentation=None, stain=stain) as source:
-            images = np.stack([source.patch(index)[0] for index in range(6)])
-        assert images.min() >= 0
-        assert images.max() <= 255
-        means.append(images.mean())
-    assert means[1] < means[0] - 30  # l = −0.9 is dark
+@pytest.mark.parametrize("method", ["macenko", "reinhard"])
+def test_stain_is_brought_to_the_target(slide, method):
+    """Pixel by pixel as the slide's own fit brings it there; the mask stays."""
+    written, case = slide
+    sampling = replace(SAMPLING, positive_share=None, tissue="all")
+    with open_slide(written.path) as opened:
+        bring = normaliser(fit_slide(opened, np.ones((8, 8), bool), method, mpp=0.5), REFERENCES[method])
+    with (
+        PatchSource([case], sampling, augmentation=None) as plain,
+        PatchSource([case], sampling, augmentation=None, stain=REFERENCES[method]) as stained,
+    ):
+        for index in range(6):
+            (image, mask), (brought, same) = plain.patch(index), stained.patch(index)
+            np.testing.assert_array_equal(brought, bring(image.astype(np.uint8)))
+            np.testing.assert_array_equal(same, mask)
+            assert np.abs(brought - image).mean() > 1
 
 
 @pytest.mark.keras
@@ -491,6 +668,24 @@ class TestBatches:
         for make in (tensorflow_batches, keras_batches):
             with pytest.raises(BadInput, match=next(iter(wrong))):
                 make(source, **(self.OPTIONS | wrong))
+
+
+def field(image):
+    """Side of the part of a coded case, of at most 256 px, that a patch shows: its columns are in the green."""
+    row = image[32, :, 1]
+    return float(row[-2] - row[1]) / (len(row) - 3) * len(row)
+
+
+def read_mask(path):
+    return np.asarray(Image.open(path).convert("L")) > 127
+
+
+def has_window(mask, side):
+    """Whether any square of that side is free of it."""
+    total = np.pad(mask, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    return bool(
+        ((total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]) == 0).any()
+    )
 
 
 def packed(pixels):

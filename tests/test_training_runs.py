@@ -10,7 +10,8 @@ import pytest
 from digipath.errors import BadInput
 from digipath.scoring import Scoring
 from digipath.training.config import CardText, Config, Data, Input, Member, Splitting
-from digipath.training.manifest import TrainingCase
+from digipath.training.experiment import Plan, _final_schedule
+from digipath.training.manifest import Manifest, TrainingCase
 from digipath.training.runs import plan_runs, shipped
 from digipath.training.sampling import Sampling
 from digipath.training.schedule import Schedule
@@ -169,6 +170,25 @@ def test_the_split_has_a_seed_of_its_own():
     assert same == ours
     assert others.isdisjoint(seeds)
     assert plan(split=Splitting("k-fold", folds=3, seed=1))[0] != ours
+
+
+def test_the_last_round_is_as_long_as_was_best_on_average():
+    settings = config(kind="k-fold", folds=2, ensemble="final")
+    rounds = plan_runs(cases(), settings)
+    plan = Plan(settings, Manifest(Path("cases.csv"), (), ("normal", "tumour"), ""), rounds, {})
+    records = {"m0-fold0": {"best_epoch": 5}, "m0-fold1": {"best_epoch": 2}}
+    assert _final_schedule(plan, rounds[-1].runs[0], records) == dataclasses.replace(SCHEDULE, epochs=4)
+    plan = dataclasses.replace(plan, config=dataclasses.replace(settings, schedule=PATIENCELESS))
+    plan = dataclasses.replace(plan, rounds=plan_runs(cases(), plan.config))
+    assert _final_schedule(plan, plan.rounds[-1].runs[0], {}) == PATIENCELESS  # no loss chose an epoch
+
+
+def test_two_runs_of_one_name_are_refused():
+    """Member m0's last round would be called like member m0-final."""
+    settings = config(members=2, ensemble="final")
+    members = (settings.members[0], dataclasses.replace(settings.members[1], name="m0-final"))
+    with pytest.raises(BadInput, match="two runs are called m0-final"):
+        plan_runs(cases(), dataclasses.replace(settings, members=members))
 
 
 def test_too_few_patients_are_refused():

@@ -77,6 +77,11 @@ class Areas:
         """Whether there is any area."""
         return bool(self._polygons)
 
+    @property
+    def held_bytes(self) -> int:
+        """The corners of the polygons, and their edges."""
+        return 2 * sum(edges.nbytes for edges in self._edges)
+
     def close(self) -> None:
         """Nothing is held open."""
 

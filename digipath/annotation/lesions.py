@@ -67,6 +67,9 @@ class _Source(Protocol):
 
     def any(self) -> bool: ...
 
+    @property
+    def held_bytes(self) -> int: ...
+
     def close(self) -> None: ...
 
 
@@ -96,6 +99,11 @@ class Lesions:
         source, self._source = self._source, None
         if source is not None:
             source.close()
+
+    @property
+    def held_bytes(self) -> int:
+        """About what it keeps in memory, the same as long as it is open."""
+        return self._open.held_bytes
 
     @property
     def empty(self) -> bool:

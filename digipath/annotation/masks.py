@@ -105,6 +105,12 @@ class MaskImage:
         """Whether any pixel is positive."""
         return any(bool(block.any()) for _, _, block in self._pixels.blocks())
 
+    @property
+    def held_bytes(self) -> int:
+        """Decoded pixels that are kept: all of a PNG or JPEG, the last read of a TIFF."""
+        width, height = self._pixels.size
+        return width * height if self._file is None else min(width * height, CACHE_PX)
+
     def close(self) -> None:
         """Release the file."""
         if self._file is not None:

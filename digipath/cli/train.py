@@ -37,10 +37,13 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.config is None:
         raise BadInput("expected --config TOML; `digipath train --example > my.toml` writes one to begin with")
     config = read_config(arguments.config, seed=arguments.seed)
-    from digipath.training.experiment import prepare, train
+    from digipath.training.experiment import check_patches, prepare, train
 
     if arguments.dry_run:
-        print("\n".join(prepare(config).lines()))
+        prepared = prepare(config)
+        check_patches(prepared)
+        plan = prepared.lines()
+        print(json.dumps({"plan": plan}, indent=2, ensure_ascii=False) if arguments.json else "\n".join(plan))
         return 0
     with progress(arguments.json) as show:
         result = train(config, out=arguments.out, resume=not arguments.no_resume, progress=show)

@@ -39,7 +39,6 @@ class Pixels(Protocol):
     vendor: str
     properties: dict[str, str]
     level_sizes: tuple[Size, ...]
-    level_downsamples: tuple[float, ...]
     tile_sizes: tuple[Size | None, ...]
     mpp: float | None
     associated_names: tuple[str, ...]
@@ -70,7 +69,7 @@ class ScannerFile:
         self.properties = dict(handle.properties)
         self.vendor = self.properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
         self.level_sizes = handle.level_dimensions
-        self.level_downsamples = handle.level_downsamples
+        self._downsamples = handle.level_downsamples  # OpenSlide's own, to tell it places; true ones: slide.py
         self.tile_sizes = tuple(_tile_size(self.properties, level) for level in range(handle.level_count))
         self.associated_names = tuple(sorted(handle.associated_images))
         self.mpp = _mean_mpp(self.properties)
@@ -94,7 +93,7 @@ class ScannerFile:
         self._handle = self._probe = None
 
     def read(self, level: int, box: Box) -> tuple[Image.Image, np.ndarray | None]:
-        if self.level_downsamples[level].is_integer():
+        if self._downsamples[level].is_integer():
             return self._read_box(level, box)
         # OpenSlide takes level-0 integers; at such a level a read begins between two pixels and
         # is interpolated. On a fixed lattice every caller sees the same pixels.
@@ -113,7 +112,7 @@ class ScannerFile:
         return self._read_tilewise(level, box)
 
     def _read_tilewise(self, level: int, box: Box) -> tuple[Image.Image, np.ndarray | None]:
-        whole = not self.level_downsamples[level].is_integer()
+        whole = not self._downsamples[level].is_integer()
         parts = []
         for cell in self._cells(level, box, self._tile(level)):
             cell = cell if whole else _intersection(cell, box)
@@ -136,7 +135,7 @@ class ScannerFile:
         return None
 
     def _region(self, handle: openslide.OpenSlide, level: int, box: Box) -> Image.Image:
-        down = self.level_downsamples[level]
+        down = self._downsamples[level]
         x_l0, y_l0 = round(box[0] * down), round(box[1] * down)
         return _over(handle.read_region((x_l0, y_l0), level, box[2:]), self._background)
 
@@ -211,7 +210,6 @@ class FlatImage:
         self.vendor = f"flat-{(image.format or 'image').lower()}"
         self.properties: dict[str, str] = {}
         self.level_sizes: tuple[Size, ...] = ((width, height),)
-        self.level_downsamples: tuple[float, ...] = (1.0,)
         self.tile_sizes: tuple[Size | None, ...] = (None,)
         self.associated_names: tuple[str, ...] = ()
         dpi = [float(value) for value in image.info.get("dpi", ())]

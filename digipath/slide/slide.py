@@ -55,7 +55,7 @@ class Slide:
         self.vendor = pixels.vendor
         self.properties = pixels.properties
         self.level_sizes = pixels.level_sizes
-        self.level_downsamples = pixels.level_downsamples
+        self.level_downsamples = tuple(_downsample(pixels.level_sizes[0], size) for size in pixels.level_sizes)
         self.tile_sizes = pixels.tile_sizes
         self.associated_names = pixels.associated_names
         self.size_l0 = pixels.level_sizes[0]
@@ -292,6 +292,20 @@ def _checked_mpp(mpp: float) -> float:
     if not (math.isfinite(mpp) and mpp > 0):
         raise BadInput(f"expected mpp above 0 (µm per pixel), received {mpp}; give the slide's true resolution")
     return float(mpp)
+
+
+def _downsample(size_l0: Size, size: Size) -> float:
+    """Level-0 pixels per pixel of a level of this size, the same along both axes.
+
+    Levels are made by whole factors, and what is left of the last column and row is cut off or
+    filled up: a whole number that gives the level's size to one pixel is its factor. Else it is
+    the ratio of the longer sides, on which that pixel weighs least. (OpenSlide's own takes the mean
+    of both ratios: 3 pixels off at the right edge of a level of a 4095 × 301 slide.)
+    """
+    ratio = max(size_l0) / max(size)
+    whole = max(1, round(ratio))
+    fits = all(abs(side_l0 / whole - side) < 1 for side_l0, side in zip(size_l0, size, strict=True))
+    return float(whole) if fits else ratio
 
 
 def _bounds_l0(properties: dict[str, str], size_l0: Size) -> Box:

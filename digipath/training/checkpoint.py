@@ -9,8 +9,10 @@ i counts in the order of Keras, which is that of building.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,14 +68,17 @@ def _arrays(stored: Any, part: str) -> Arrays:  # noqa: ANN401 - NumPy's NpzFile
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, least_bytes: int = 0) -> Iterator[Path]:
     """A temporary path beside `path`, of the same suffixes, that takes its place when the block ends well.
 
+    least_bytes: refuse to begin where the disk has less room; HDF5 brings the process down on a full disk.
     Raises OutputUnwritable; nothing is left behind.
     """
     # `case.Case` removes what a killed run leaves under such names.
     temporary = path.with_name(f".{path.name}.{os.getpid()}{''.join(path.suffixes)}")
     try:
+        if shutil.disk_usage(path.parent).free < least_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
             yield temporary
             temporary.replace(path)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import tomllib
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from digipath import slide_stain
 from digipath.annotation import Labels
@@ -23,23 +22,13 @@ from digipath.stain import REFERENCES, StainReference
 from digipath.training.manifest import Manifest, folder_manifest, read_manifest
 from digipath.training.sampling import Sampling
 from digipath.training.schedule import Schedule
+from digipath.training.sections import NONE, T, checked, parsed, settings_of, typed, values_of
 from digipath.values import Scaling
 from digipath.weights import load_card
 
-RGB = tuple[float, float, float]
 STRIDE_PX = 32  # every network takes multiples of this
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 KINDS = ("single", "k-fold", "nested")
-NONE = "none"  # how TOML, which has no null, says None
-
-
-class Section(Protocol):
-    """A dataclass of settings that knows their ranges."""
-
-    def check(self) -> None: ...
-
-
-T = TypeVar("T", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -97,8 +86,9 @@ class Input:
 
     def check(self) -> None:
         """Refuse what cannot be."""
-        if self.mpp <= 0:
+        if not 0 < self.mpp < math.inf:
             raise BadInput(f"expected mpp above 0, got {self.mpp}")
+        _check_scaling(self.scale, self.offset)
         for name in ("patch", "training_patch"):
             side = getattr(self, name)
             if side < STRIDE_PX or side % STRIDE_PX:
@@ -126,16 +116,17 @@ class Member:
         """Refuse what cannot be."""
         if not NAME.fullmatch(self.name):
             raise BadInput(f"expected a name of lower-case letters, digits and single hyphens, got {self.name!r}")
+        _check_scaling(self.scale, self.offset)
         if (self.classes, self.activation) not in ((1, "sigmoid"), (2, "softmax")):
             raise BadInput(
                 f"expected config with classes = 1 and activation = \"sigmoid\", or 2 and \"softmax\", "
-                f"got {self.classes} and {self.activation!r}"
+                f"got {self.classes!r} and {self.activation!r}"
             )
 
     @property
     def classes(self) -> int:
         """Channels of the output."""
-        return int(self.config.get("classes", 1))
+        return self.config.get("classes", 1)  # type: ignore[no-any-return]  # `check` knows whether it is one
 
     @property
     def activation(self) -> str:
@@ -147,6 +138,13 @@ class Member:
         """The `network` entry of its card; classes and activation are always written out."""
         head = {"classes": self.classes, "activation": self.activation}
         return {"name": self.network, "config": {**self.config, **head}}
+
+
+def _check_scaling(scale: Scaling | None, offset: Scaling | None) -> None:
+    for name, value in (("scale", scale), ("offset", offset)):
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not all(n is None or (math.isfinite(n) and (n or name == "offset")) for n in numbers):
+            raise BadInput(f"expected {name} finite, and scale not 0, got {value}")
 
 
 @dataclass(frozen=True)
@@ -279,9 +277,9 @@ def _config(table: Mapping[str, Any], base: Path) -> Config:
         raise BadInput(f"there is no {unknown[0]!r}; known at the top are {', '.join(SECTIONS)}")
 
     def section(name: str, kind: type[T], **given: Any) -> T:  # noqa: ANN401
-        return _parsed(kind, table.get(name, {}), f"[{name}]", base, given)
+        return parsed(kind, table.get(name, {}), f"[{name}]", base, given)
 
-    seed = _typed(table.get("seed", 0), int, "seed", base)
+    seed = typed(table.get("seed", 0), int, "seed", base)
     given = section("input", Input)
     if given.stain is not None and given.stain not in REFERENCES:
         if not (base / given.stain).is_file():
@@ -310,15 +308,15 @@ def _members(tables: object, base: Path, schedule: Schedule, *, scaled: bool) ->
     """scaled: the common input states its scaling, which then holds for encoders too."""
     if not isinstance(tables, list) or not tables:
         raise BadInput("expected at least one [[member]] with name and network")
-    members = tuple(_parsed(Member, table, f"[[member]] {number}", base) for number, table in enumerate(tables, 1))
+    members = tuple(parsed(Member, table, f"[[member]] {number}", base) for number, table in enumerate(tables, 1))
     names = [member.name for member in members]
     if len(set(names)) < len(names):
         raise BadInput(f"expected members of different names, got {', '.join(names)}")
     found = []
     for member in members:
-        where, known = f"[member.schedule] of {member.name}", _settings(Schedule)
-        changes = _values(known, member.schedule, where, base)
-        _checked(replace(schedule, **changes), where)
+        where, known = f"[member.schedule] of {member.name}", settings_of(Schedule)
+        changes = values_of(known, member.schedule, where, base)
+        checked(replace(schedule, **changes), where)
         found.append(replace(member if scaled else _scaled(member), schedule=changes))
     return tuple(found)
 
@@ -330,64 +328,3 @@ def _scaled(member: Member) -> Member:
     stated = load_card(member.encoder).record["input"]
     scale, offset = (tuple(v) if isinstance(v, list) else v for v in (stated["scale"], stated["offset"]))
     return replace(member, scale=scale, offset=offset if member.offset is None else member.offset)
-
-
-def _parsed(kind: type[T], table: object, where: str, base: Path, given: Mapping[str, Any] | None = None) -> T:
-    """A dataclass from a TOML table; `given` holds the fields that have no key of their own."""
-    given = given or {}
-    known = {name: hint for name, hint in _settings(kind).items() if name not in given}
-    if not isinstance(table, dict):
-        raise BadInput(f"{where} must be a section, got {table!r}")
-    values = _values(known, table, where, base)
-    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]  # type: ignore[arg-type]
-    if missing := [name for name in required if name not in values and name not in given]:
-        raise BadInput(f"{where} lacks {', '.join(missing)}")
-    return _checked(kind(**values, **given), where)
-
-
-def _checked(made: T, where: str) -> T:
-    try:
-        made.check()
-    except BadInput as error:
-        raise BadInput(f"{where} {error}") from error
-    return made
-
-
-def _settings(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def _values(known: Mapping[str, Any], table: Mapping[str, Any], where: str, base: Path) -> dict[str, Any]:
-    if unknown := [key for key in table if key not in known]:
-        raise BadInput(f"{where} has no {unknown[0]!r}; known are {', '.join(known)}")
-    return {key: _typed(value, known[key], f"{where} {key}", base) for key, value in table.items()}
-
-
-def _typed(value: Any, hint: Any, where: str, base: Path) -> Any:  # noqa: ANN401
-    """A TOML value as its annotation asks: whole numbers pass as float, paths start at the file's folder."""
-    hints = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value == NONE and types.NoneType in hints:
-        return None
-    for kind in hints:
-        if kind is Path and isinstance(value, str):
-            return base / value
-        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        if typing.get_origin(kind) is tuple and isinstance(value, list):
-            if kind == RGB and len(value) == 3 and all(type(v) in (int, float) for v in value):
-                return tuple(map(float, value))
-            if kind != RGB and all(isinstance(v, str) for v in value):
-                return tuple(value)
-        if typing.get_origin(kind) is Mapping and isinstance(value, dict):
-            return value
-        if kind in (str, int, bool) and type(value) is kind:
-            return value
-    raise BadInput(f"{where} must be {_in_words(hints)}, got {value!r}")
-
-
-def _in_words(hints: tuple[Any, ...]) -> str:
-    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
-    if RGB in hints:
-        return "a number or a list of three"
-    rest = {tuple: "a list of texts", Mapping: "a table", types.NoneType: f'"{NONE}"'}
-    return " or ".join(words.get(hint) or rest.get(typing.get_origin(hint) or hint, str(hint)) for hint in hints)

@@ -24,27 +24,23 @@ from digipath.slide_stain import fit_slide
 from digipath.stain import Normaliser, StainReference, normaliser
 from digipath.training.manifest import TrainingCase
 from digipath.training.readers import CaseReader, Readers
-from digipath.training.sampling import Draw, Draws, Places, Position, Sampling, place_window
+from digipath.training.sampling import Draw, Draws, Places, Position, Sampling, extent, place_window, shown_pixels
 from digipath.values import Scaling
 
 __all__ = ["PatchSource", "Sampling", "batches", "keras_batches", "tensorflow_batches"]
 
 TRIES = 64  # places drawn for one patch before its slide counts as unreadable
-FREE_TRIES = 16  # of them with shift and zoom; after that the class of the patch comes first
+FREE_TRIES = 16  # of them as drawn; then any lesion will do, and for none the places known to have room
 AHEAD = 2  # batches made before they are asked for
 
 Sample = tuple[NDArray[np.float32], NDArray[np.float32]]  # image (P, P, 3), mask (P, P, 1)
 
 
 @dataclass(frozen=True)
-class _Surveyed:
-    """What is known of a case before the first patch.
-
-    sure: a pixel (row, column) of lesion, None without; normalise: its stain to the target's.
-    """
+class Surveyed:
+    """What is known of a case before the first patch. normalise: its stain to the target's."""
 
     places: Places
-    sure: Position | None
     normalise: Normaliser | None
 
 
@@ -54,9 +50,12 @@ class PatchSource:
     Args:
         cases: slides with their annotations; a case's `mpp` overrides what its slide states.
         sampling: where patches are drawn.
-        augmentation: None: patches as they are, for validation.
+        augmentation: None: patches as they are, for validation. Its zoom is narrowed, for all
+            patches, to what can be shown without tumour where some have to be without.
         labels: which outlines are lesions.
         stain: bring every slide's stain to this one, fitted on the slide's own tissue.
+        surveys: what sources of the same settings know of these cases already, by name; what this one
+            finds out is added.
 
     Attributes:
         unreadable: places drawn so far that could not be read and were drawn again.
@@ -76,6 +75,7 @@ class PatchSource:
         augmentation: Augmentation | None,
         labels: Labels | None = None,
         stain: StainReference | None = None,
+        surveys: dict[str, Surveyed] | None = None,
     ) -> None:
         sampling.check()
         if augmentation is not None:
@@ -91,10 +91,15 @@ class PatchSource:
         self._stain = stain
         self._counting = threading.Lock()
         self._readers = Readers(self._open)
+        known = {} if surveys is None else surveys
         with ThreadPoolExecutor(_workers(None)) as pool:
-            self._surveyed = tuple(pool.map(self._survey, range(len(self.cases))))
-        self._draws = Draws([surveyed.places for surveyed in self._surveyed], sampling)
+            unknown = [index for index, case in enumerate(self.cases) if case.name not in known]
+            known |= zip([self.cases[index].name for index in unknown], pool.map(self._survey, unknown), strict=True)
+        self._surveyed = tuple(known[case.name] for case in self.cases)
+        places = [surveyed.places for surveyed in self._surveyed]
+        self._draws = Draws(places, sampling, lambda index: extent(self._shown(index)))
         self._check_classes()
+        self._narrow_zoom()
 
     def __enter__(self) -> PatchSource:
         return self
@@ -138,19 +143,12 @@ class PatchSource:
     def _attempt(self, reader: CaseReader, draw: Draw, index: int, attempt: int) -> Sample | None:
         """One place drawn and read; None if it cannot be read or does not show what was drawn."""
         rng = np.random.default_rng((self.sampling.seed, index, attempt))
-        free = attempt < FREE_TRIES
-        settings = self.augmentation
-        if settings is not None and not free:
-            settings = replace(settings, scale=0.0)
-        side = self.sampling.patch_px if settings is None else source_px(settings, self.sampling.patch_px)
-        anchor = self._anchor(reader, draw, attempt, rng)
-        if anchor is None:
+        shown = np.arange(self._read_px) if draw.positive is None else self._shown(index)
+        start = self._start(reader, draw, shown, attempt, rng)
+        mask = reader.lesions(start, self._read_px)
+        if draw.positive not in (None, bool(mask[np.ix_(shown, shown)].any())):
             return None
-        start = place_window(anchor, side, reader.size_px, self.sampling.shift_px if free else 0, rng)
-        mask = reader.lesions(start, side)
-        if draw.positive not in (None, bool(mask.any())):
-            return None
-        pixels, readable = reader.pixels(start, side)
+        pixels, readable = reader.pixels(start, self._read_px)
         if not readable:
             with self._counting:
                 self.unreadable += 1
@@ -160,47 +158,69 @@ class PatchSource:
             pixels = normalise(pixels)
         image: NDArray[Any] = pixels
         truth: NDArray[Any] = mask[..., None]
-        if settings is not None:
-            image, truth = augment(image, truth, settings, rng)
-        if draw.positive not in (None, bool(truth.any())):
-            return None  # the zoom pushed a small lesion out of the picture
+        if self.augmentation is not None:
+            changes = rng if draw.positive is None else self._changes(index)  # no class, nothing a zoom could tell
+            image, truth = augment(image, truth, self.augmentation, changes)
         return image.astype(np.float32, copy=False), truth.astype(np.float32)
 
-    def _anchor(self, reader: CaseReader, draw: Draw, attempt: int, rng: np.random.Generator) -> Position | None:
-        """The pixel about which the window lies; None if the cell drawn shows no lesion at this resolution."""
-        surveyed, free = self._surveyed[draw.case], attempt < FREE_TRIES
-        places = surveyed.places
+    def _start(
+        self, reader: CaseReader, draw: Draw, shown: NDArray[np.int64], attempt: int, rng: np.random.Generator
+    ) -> Position:
+        """First pixel of the square to read, of which the rows and columns `shown` are what counts."""
+        free = attempt < FREE_TRIES
+        anchor = self._anchor(reader, draw, extent(shown), free, rng)
+        shift = self.sampling.shift_px if free or draw.positive is not False else 0
+        window = place_window(anchor, extent(shown), reader.size_px, shift, rng)
+        start = [first - int(shown[0]) for first in window]
+        if draw.positive:  # the zoom may leave out every second pixel: let the anchor be one of the others
+            start = [
+                at - int(shown[np.searchsorted(shown, at - first)]) for at, first in zip(anchor, start, strict=True)
+            ]
+        return start[0], start[1]
+
+    def _anchor(self, reader: CaseReader, draw: Draw, window_px: int, free: bool, rng: np.random.Generator) -> Position:
+        """The pixel about which the window lies."""
+        places = self._surveyed[draw.case].places
         if draw.positive:
-            if attempt == TRIES - 1:
-                return surveyed.sure
-            cells = places.cells_of(draw.lesion if free else None)
-            pixels = reader.lesion_pixels(places.box(rng.choice(cells)))
-            if not len(pixels):
-                return None
-            row, col = pixels[rng.integers(len(pixels))]
-            return int(row), int(col)
-        cell = rng.choice(places.tissue if draw.positive is None else places.normal)
-        if not free:
-            return places.centre(cell)
-        row, col, rows, cols = places.box(cell)
-        return row + int(rng.integers(rows)), col + int(rng.integers(cols))
+            cell, number = places.lesion_pixel(draw.lesion if free else None, rng)
+            row, col = reader.lesion_pixels(places.lattice.box(cell))[number]
+        elif free or draw.positive is None:
+            cell = rng.choice(places.tissue if draw.positive is None else places.normal[: places.roomy(window_px)])
+            row, col, rows, cols = places.lattice.box(cell)
+            row, col = row + rng.integers(rows), col + rng.integers(cols)
+        else:
+            row, col = places.anchors[rng.integers(places.roomy(window_px))]
+        return int(row), int(col)
+
+    @property
+    def _read_px(self) -> int:
+        """Side of what is read for a patch."""
+        patch_px = self.sampling.patch_px
+        return patch_px if self.augmentation is None else source_px(self.augmentation, patch_px)
+
+    def _changes(self, index: int) -> np.random.Generator:
+        """The chance by which a patch with a class is changed, the same wherever it is found in the end."""
+        return np.random.default_rng((self.sampling.seed, index, TRIES))
+
+    def _shown(self, index: int) -> NDArray[np.int64]:
+        """Rows, and columns, of what is read that a patch with a class shows: `augment` draws its zoom first."""
+        return shown_pixels(self.augmentation, self.sampling.patch_px, self._changes(index).uniform(-1, 1))
+
+    def _shown_px(self) -> tuple[int, int]:
+        """The least and the most that a patch shows, the side of its window."""
+        least, most = (extent(shown_pixels(self.augmentation, self.sampling.patch_px, zoom)) for zoom in (-1.0, 1.0))
+        return least, most
 
     def _open(self, case: int) -> CaseReader:
         return CaseReader(self.cases[case], self.sampling.mpp, self._labels)
 
-    def _survey(self, case: int) -> _Surveyed:
-        """Look at a case as a whole: tissue, lesions, stain."""
+    def _survey(self, case: int) -> Surveyed:
+        """Look at a case as a whole: tissue, lesions, room without lesion, stain."""
         with self._readers.borrow(case) as reader:
             overview = reader.slide.overview()
             tissue = reader.find_tissue(overview, self.sampling)
-            window = self.sampling.patch_px
-            if self.augmentation is not None:
-                window = source_px(self.augmentation, window)
-            places = reader.places(tissue, overview, window, self.sampling.patch_px)
-            sure = _first_lesion_pixel(reader, places)
-            if sure is None:  # what lesion there is vanishes at this resolution
-                places = replace(places, tumour=places.tumour[:0], lesion_ends=places.lesion_ends[:0])
-            return _Surveyed(places, sure, self._normaliser(reader, tissue))
+            places = reader.places(tissue, overview, self.sampling.patch_px, self._shown_px())
+            return Surveyed(places, self._normaliser(reader, tissue))
 
     def _normaliser(self, reader: CaseReader, tissue: NDArray[np.bool_]) -> Normaliser | None:
         if self._stain is None:
@@ -225,12 +245,20 @@ class PatchSource:
                 f"empty class: positive_share {share:g} asks for tumour, but there is no lesion pixel; check the "
                 f"annotations and their labels, or set positive_share to none: {among}"
             )
-        if share < 1 and not self._draws.with_normal:
+        if share < 1 and self._draws.widest_px < self.sampling.patch_px:
             raise BadInput(
                 f"empty class: positive_share {share:g} asks for patches without tumour, but no tissue of "
                 f"{self.sampling.patch_px} px is free of it; add normal cases, take smaller patches, or set "
                 f"positive_share to none: {among}"
             )
+
+    def _narrow_zoom(self) -> None:
+        """Let no patch show more than one without tumour can; all alike, or the zoom would tell the class."""
+        share, widest = self.sampling.positive_share, self._draws.widest_px
+        if self.augmentation is None or share in (None, 1) or widest >= self._shown_px()[1]:
+            return
+        scale = max(0.0, (widest - 1) / self.sampling.patch_px - 1)  # a zoomed side may touch one pixel more
+        self.augmentation = replace(self.augmentation, scale=scale)
 
 
 def batches(
@@ -327,13 +355,6 @@ def keras_batches(
             return range(first + number * batch, first + (end if count is None else min(end, count)))
 
     return Batches()
-
-
-def _first_lesion_pixel(reader: CaseReader, places: Places) -> Position | None:
-    for cell in places.tumour:
-        for row, col in reader.lesion_pixels(places.box(cell))[:1]:
-            return int(row), int(col)
-    return None
 
 
 def _scaled(source: PatchSource, scale: Scaling, offset: Scaling) -> Callable[[int], Sample]:

@@ -11,6 +11,7 @@ Finished runs and rounds are never repeated: the same command goes on where it w
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -167,10 +168,32 @@ def prepare(config: Config | str | Path, *, seed: int | None = None) -> Plan:
     rounds = plan_runs(manifest.cases, config)
     encoders = {member.encoder: load_card(member.encoder) for member in config.members if member.encoder is not None}
     for card in encoders.values():
+        if "file" not in card.record:
+            raise BadInput(f"expected an encoder with weights of its own, {card.name} is of kind {card.record['kind']}")
         verify(card)
     with without_startup_notices():
         parameters = {member.name: _parameters(member, config, encoders) for member in config.members}
     return Plan(config, manifest, rounds, parameters)
+
+
+def check_patches(plan: Plan) -> None:
+    """Look at all slides as the training will, to tell what they cannot show; nothing is written.
+
+    Raises BadInput: a class that the cases of a run cannot show, a stain that cannot be fitted.
+    """
+    from digipath.training.trained import Workshop
+
+    _look(plan, Workshop(plan.config, plan.manifest, Path()))
+
+
+def _look(plan: Plan, shop: Workshop) -> None:
+    from digipath.training.trained import look_at
+
+    splits = {run.split: run for round_ in plan.rounds for run in round_.runs}  # members share theirs
+    for done, run in enumerate(splits.values()):
+        if shop.progress is not None:
+            shop.progress(Progress(done, len(splits), math.nan, f"looking at the slides of {run.split.name}"))
+        look_at(run, shop, plan.config.schedule_of(run.member))
 
 
 def _parameters(member: Member, config: Config, encoders: Mapping[str, Card]) -> int:
@@ -185,18 +208,20 @@ def _parameters(member: Member, config: Config, encoders: Mapping[str, Card]) ->
             raise BadInput(f"expected [input] patch and training_patch to be multiples of {multiple} px")
         if member.encoder is not None:
             load_encoder(network, encoders[member.encoder].file)
-    except BadInput as error:
-        raise BadInput(f"[[member]] {member.name}: {error}") from error
+    except (BadInput, TypeError, ValueError) as error:  # the last two: what Keras says of a wrong kind of value
+        raise BadInput(f"[[member]] {member.name}: {str(error).splitlines()[0]}") from error
     return int(network.count_params())
 
 
 def _train(plan: Plan, folder: Path, progress: ProgressCallback | None, cancel: Cancel | None) -> None:
-    from digipath.training.trained import Workshop, train_run
+    from digipath.training.trained import RECORD, Workshop, train_run
 
     began = time.perf_counter()
     for name in ("runs", "scores", "weights"):
         (folder / name).mkdir(exist_ok=True)
     shop = Workshop(plan.config, plan.manifest, folder / "weights", progress, cancel)
+    if not all((folder / "runs" / run.name / RECORD).exists() for round_ in plan.rounds for run in round_.runs):
+        _look(plan, shop)
     records: dict[str, dict[str, Any]] = {}
     scored: dict[str, list[CaseScore]] = {}
     for round_ in plan.rounds:

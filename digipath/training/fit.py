@@ -48,7 +48,10 @@ from digipath.values import Cancel, ProgressCallback
 WEIGHTS, CHECKPOINT, HISTORY, CURVES, EVENTS = (
     "network.weights.h5", "checkpoint.npz", "history.csv", "curves.png", "tensorboard",
 )  # fmt: skip
+HDF5_BYTES = 8192  # more than the format takes for itself, per array
 FROZEN, WHOLE = "frozen", "whole"  # the phases: each has an optimiser of its own
+
+LOWER = "try a lower learning_rate or a clip_norm, with another --out or --no-resume"
 
 Training = Callable[[int], Dataset]
 Validation = Callable[[], Dataset]
@@ -123,7 +126,8 @@ def fit(
         "network": dict(network_spec),
         "schedule": asdict(schedule),
         "training": {"seed": seed, "encoder": encoder is not None, "validation": validation is not None},
-        "digipath": version("digipath"),
+        # Backends round differently: another would go on with another history.
+        "versions": {"digipath": version("digipath"), "keras": keras.__version__, **_backend()},
         **(identity or {}),
     }
     owned = (WEIGHTS, CHECKPOINT, HISTORY, CURVES, EVENTS)
@@ -139,6 +143,11 @@ def fit(
         str(checkpoint.stopped),
         sum(row["seconds"] for row in checkpoint.history),
     )
+
+
+def _backend() -> dict[str, str]:
+    name = keras.backend.backend()
+    return {name: version(name)}
 
 
 class _Run:
@@ -215,7 +224,8 @@ class _Run:
         row["seconds"] = round(time.perf_counter() - began, 3)
         history = (*self.checkpoint.history, row)
         if best_row(history) is row:
-            with replacing(self.folder / WEIGHTS) as temporary:
+            room = sum(array.nbytes + HDF5_BYTES for array in self._state.network)
+            with replacing(self.folder / WEIGHTS, least_bytes=room) as temporary:
                 self.network.save_weights(temporary)
         save_checkpoint(self.folder / CHECKPOINT, replace(self._state, history=history))
         assign(self.network.variables, self._state.network)
@@ -278,7 +288,7 @@ class _Run:
             return self._diverged(f"the loss became {loss} at {where})")
         return self._diverged(f"the loss became {loss} at {where})", "these patches themselves hold NaN or infinity")
 
-    def _diverged(self, what: str, advice: str = "try a lower learning_rate or a clip_norm") -> TrainingDiverged:
+    def _diverged(self, what: str, advice: str = LOWER) -> TrainingDiverged:
         kept = "no weights were kept yet"
         if self.epoch:
             best = best_row(self.checkpoint.history)["epoch"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from digipath.files import write_atomically
+from digipath.runtime import without_startup_notices
 from digipath.training.schedule import Row, best_row
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ class EventLog:
     """
 
     def __init__(self, folder: Path, history: Sequence[Row]) -> None:
-        from tensorboard.summary import Writer
+        with without_startup_notices():
+            from tensorboard.summary import Writer
 
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("events.out.tfevents.*"):

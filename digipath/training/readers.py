@@ -18,13 +18,14 @@ from digipath.pipeline import COARSEST
 from digipath.slide import Overview, open_slide
 from digipath.tissue import tissue_mask
 from digipath.training.manifest import TrainingCase
-from digipath.training.sampling import Places, Position, Sampling, find_places
+from digipath.training.sampling import Box, Lattice, Places, Position, Sampling, find_places, find_rooms
 
 CROP_UM = 2000.0  # a flat image with shorter sides was cut out of tissue; on a slide glass is to be expected
 CELLS_PER_PATCH = 8  # along a patch's side; coarser on slides of more than so many cells:
 MOST_CELLS = 2**17
+MOST_FINE_CELLS = 2**20  # room for patches without lesion is sought pixel by pixel on slides up to 1024 × 1024
 TILE_CACHE_BYTES = 16 * 2**20  # patches lie apart, few tiles are met again
-OPEN_BYTES = 2**29  # of slides held open: 32 scanner files, or as many flat images as fit
+OPEN_BYTES = 2**29  # of slides held open: 32 scanner files, or as many flat images and masks as fit
 
 Pixel = TypeVar("Pixel", bound=np.generic)
 
@@ -61,9 +62,9 @@ class CaseReader:
 
     @property
     def held_bytes(self) -> int:
-        """About what it keeps in memory."""
+        """About what it keeps in memory, the same as long as it is open."""
         width, height = self.slide.size_l0
-        return 5 * width * height if self.flat else TILE_CACHE_BYTES
+        return (5 * width * height if self.flat else TILE_CACHE_BYTES) + self._lesions.held_bytes
 
     def pixels(self, start: Position, side: int) -> tuple[NDArray[np.uint8], bool]:
         """(side, side, 3) uint8 RGB from `start` on, and whether all of it could be read.
@@ -76,27 +77,42 @@ class CaseReader:
 
     def lesions(self, start: Position, side: int) -> NDArray[np.bool_]:
         """(side, side) bool, True in lesions, mirrored like `pixels`."""
-        (row, col, rows, cols), padding = _inside(start, side, self.size_px)
-        return _mirrored(self._lesions.read_block(row, col, rows, cols, downsample=self.downsample), padding)
+        box, padding = _inside(start, side, self.size_px)
+        return _mirrored(self._lesions_in(box), padding)
 
-    def lesion_pixels(self, box: tuple[int, int, int, int]) -> NDArray[np.int64]:
-        """(n, 2) rows and columns of the lesion pixels in a box (row, column, rows, columns)."""
-        row, col, rows, cols = box
-        found = np.argwhere(self._lesions.read_block(row, col, rows, cols, downsample=self.downsample))
-        return found + np.array([row, col])
+    def lesion_pixels(self, box: Box) -> NDArray[np.int64]:
+        """(n, 2) rows and columns of the lesion pixels in a box."""
+        return np.argwhere(self._lesions_in(box)) + np.array(box[:2])
 
-    def places(self, tissue: NDArray[np.bool_], overview: Overview, window_px: int, patch_px: int) -> Places:
-        """The cells of the slide and what is in them. tissue: (rows, columns) bool of the overview."""
-        width, height = self.slide.size_l0
-        cell_l0 = max(1, round(patch_px / CELLS_PER_PATCH * self.downsample))
-        while -(-width // cell_l0) * -(-height // cell_l0) > MOST_CELLS:
-            cell_l0 *= 2
-        lesions = self._lesions.anywhere(cell_l0)
+    def places(self, tissue: NDArray[np.bool_], overview: Overview, patch_px: int, shown_px: tuple[int, int]) -> Places:
+        """Where patches may lie.
+
+        tissue: (rows, columns) bool of the overview. shown_px: the least and the most that a patch
+        shows, as the side of its window.
+        """
+        cell_l0, lattice = self._lattice(patch_px / CELLS_PER_PATCH, MOST_CELLS)
+        fine_l0, fine = self._lattice(min(1.0, patch_px / CELLS_PER_PATCH), MOST_FINE_CELLS)
+        fine_lesions = self._lesions.anywhere(fine_l0)
+        lesion_px = np.zeros(lattice.shape, np.int64)
+        for cell in _reached(fine_lesions, fine_l0 / cell_l0, lattice.shape).tolist():
+            lesion_px.flat[cell] = np.count_nonzero(self._lesions_in(lattice.box(cell)))
         rows, cols = (
             np.minimum(((np.arange(count) + 0.5) * cell_l0 / overview.downsample).astype(int), size - 1)
-            for count, size in zip(lesions.shape, tissue.shape, strict=True)
+            for count, size in zip(lattice.shape, tissue.shape, strict=True)
         )
-        return find_places(tissue[rows][:, cols], lesions, self.size_px, cell_l0 / self.downsample, window_px)
+        return find_places(lattice, tissue[rows][:, cols], lesion_px, fine, find_rooms(fine, fine_lesions, *shown_px))
+
+    def _lesions_in(self, box: Box) -> NDArray[np.bool_]:
+        row, col, rows, cols = box
+        return self._lesions.read_block(row, col, rows, cols, downsample=self.downsample)
+
+    def _lattice(self, cell_px: float, most: int) -> tuple[int, Lattice]:
+        """Cells of about cell_px, larger if there were more than `most`; their side in level-0 pixels first."""
+        width, height = self.slide.size_l0
+        cell_l0 = max(1, round(cell_px * self.downsample))
+        while -(-width // cell_l0) * -(-height // cell_l0) > most:
+            cell_l0 *= 2
+        return cell_l0, Lattice(self.size_px, cell_l0 / self.downsample, (-(-height // cell_l0), -(-width // cell_l0)))
 
     def find_tissue(self, overview: Overview, sampling: Sampling) -> NDArray[np.bool_]:
         """(rows, columns) bool of the overview: tissue that can be read."""
@@ -168,10 +184,20 @@ class Readers:
                 held.reader.close()
 
 
-def _inside(
-    start: Position, side: int, size_px: tuple[int, int]
-) -> tuple[tuple[int, int, int, int], tuple[tuple[int, int], ...]]:
-    """The part (row, column, rows, columns) of a window that is in the frame, and what is missing around it."""
+def _reached(cells: NDArray[np.bool_], side: float, shape: tuple[int, int]) -> NDArray[np.int64]:
+    """Numbers of the cells of a lattice that True cells of another reach into; side: theirs, at most 1 of its own."""
+    rows, cols = np.nonzero(cells)
+    out = np.zeros(shape, bool)
+    for row in (rows, rows + 1):
+        for col in (cols, cols + 1):
+            out[np.minimum(row * side, shape[0] - 1).astype(int), np.minimum(col * side, shape[1] - 1).astype(int)] = (
+                True
+            )
+    return np.flatnonzero(out)
+
+
+def _inside(start: Position, side: int, size_px: tuple[int, int]) -> tuple[Box, tuple[tuple[int, int], ...]]:
+    """The part of a window that is in the frame, and what is missing around it."""
     firsts = [max(0, first) for first in start]
     ends = [min(first + side, size) for first, size in zip(start, size_px, strict=True)]
     padding = tuple((a - first, first + side - b) for first, a, b in zip(start, firsts, ends, strict=True))

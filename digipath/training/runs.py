@@ -20,6 +20,7 @@ score it, so its cards quote the networks of the other rounds.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -58,8 +59,8 @@ def plan_runs(cases: Sequence[TrainingCase], config: Config) -> tuple[Round, ...
     """The rounds of a training, in the order in which they are run.
 
     Raises:
-        BadInput: fewer patients than folds, a part without cases, or a patient in two parts of a
-            manifest's own folds.
+        BadInput: fewer patients than folds, a part without cases, a patient in two parts of a
+            manifest's own folds, or two runs of one name.
     """
     kinds = {"single": _single, "k-fold": _k_fold, "nested": _nested}
     rounds = kinds[config.split.kind](tuple(cases), config)
@@ -67,6 +68,9 @@ def plan_runs(cases: Sequence[TrainingCase], config: Config) -> tuple[Round, ...
         everything = Split(FINAL, tuple(cases), (), ())
         runs = tuple(_run(config, index, everything, len(rounds)) for index in range(len(config.members)))
         rounds = (*rounds, Round(FINAL, (), runs, unseen=True))
+    names = Counter(run.name for round_ in rounds for run in round_.runs)
+    if (name := max(names, key=names.__getitem__)) and names[name] > 1:
+        raise BadInput(f"expected members whose names do not end like their rounds, two runs are called {name}")
     for round_ in rounds:
         for run in round_.runs:
             _check(run)

@@ -6,17 +6,18 @@ import platform
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from digipath.errors import BadInput
 from digipath.files import read_json, write_json
 from digipath.nn import patch_multiple
 from digipath.training.cards import network_card
 from digipath.training.config import Config
-from digipath.training.data import PatchSource, batches
+from digipath.training.data import PatchSource, Surveyed, batches
 from digipath.training.fit import Fitted, fit
 from digipath.training.manifest import Manifest, TrainingCase
 from digipath.training.runs import Run
@@ -32,13 +33,31 @@ RECORD = "run.json"
 
 @dataclass(frozen=True)
 class Workshop:
-    """What all runs of a training share. weights: the folder of the files and cards that it makes."""
+    """What all runs of a training share.
+
+    weights: the folder of the files and cards that it makes. surveys: what is known of the cases, for
+    patches to train on and for those to validate on.
+    """
 
     config: Config
     manifest: Manifest
     weights: Path
     progress: ProgressCallback | None = None
     cancel: Cancel | None = None
+    surveys: tuple[dict[str, Surveyed], dict[str, Surveyed]] = field(default_factory=lambda: ({}, {}))
+
+
+def look_at(run: Run, shop: Workshop, schedule: Schedule) -> None:
+    """Look at all cases of a run: what they cannot show is told before anything is trained.
+
+    Raises BadInput that names the run and the part; SlideUnreadable, … about a case.
+    """
+    for part, cases, used in (("train", run.split.train, schedule), ("validate", run.split.validation, None)):
+        try:
+            if cases:
+                _source(run, shop, cases, used).close()
+        except BadInput as error:
+            raise type(error)(f"{run.name}, cases to {part} on: {error}") from error
 
 
 def train_run(run: Run, name: str, folder: Path, shop: Workshop, *, schedule: Schedule | None = None) -> dict[str, Any]:
@@ -152,6 +171,7 @@ def _source(run: Run, shop: Workshop, cases: tuple[TrainingCase, ...], schedule:
         augmentation=None if schedule is None else config.augmentation,
         labels=config.data.labels,
         stain=config.stain,
+        surveys=shop.surveys[0 if schedule else 1],
     )
 
 

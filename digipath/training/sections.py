@@ -1,0 +1,88 @@
+"""Dataclasses from TOML tables: strict about keys and types, and telling where in the file something is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from digipath.errors import BadInput
+
+RGB = tuple[float, float, float]
+NONE = "none"  # how TOML, which has no null, says None
+
+
+class Section(Protocol):
+    """A dataclass of settings that knows their ranges."""
+
+    def check(self) -> None: ...
+
+
+T = TypeVar("T", bound=Section)
+
+
+def parsed(kind: type[T], table: object, where: str, base: Path, given: Mapping[str, Any] | None = None) -> T:
+    """A dataclass from a TOML table; `given` holds the fields that have no key of their own."""
+    given = given or {}
+    known = {name: hint for name, hint in settings_of(kind).items() if name not in given}
+    if not isinstance(table, dict):
+        raise BadInput(f"{where} must be a section, got {table!r}")
+    values = values_of(known, table, where, base)
+    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]  # type: ignore[arg-type]
+    if missing := [name for name in required if name not in values and name not in given]:
+        raise BadInput(f"{where} lacks {', '.join(missing)}")
+    return checked(kind(**values, **given), where)
+
+
+def checked(made: T, where: str) -> T:
+    """The same settings, if they are in range; else BadInput that says where they stand."""
+    try:
+        made.check()
+    except BadInput as error:
+        raise BadInput(f"{where} {error}") from error
+    return made
+
+
+def settings_of(kind: type) -> dict[str, Any]:
+    """The names of a dataclass's settings with their types."""
+    return typing.get_type_hints(kind)
+
+
+def values_of(known: Mapping[str, Any], table: Mapping[str, Any], where: str, base: Path) -> dict[str, Any]:
+    """A table's values, each of its known type; BadInput for any key that is not known."""
+    if unknown := [key for key in table if key not in known]:
+        raise BadInput(f"{where} has no {unknown[0]!r}; known are {', '.join(known)}")
+    return {key: typed(value, known[key], f"{where} {key}", base) for key, value in table.items()}
+
+
+def typed(value: Any, hint: Any, where: str, base: Path) -> Any:  # noqa: ANN401
+    """A TOML value as its annotation asks: whole numbers pass as float, paths start at the file's folder."""
+    hints = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value == NONE and types.NoneType in hints:
+        return None
+    for kind in hints:
+        if kind is Path and isinstance(value, str):
+            return base / value
+        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if typing.get_origin(kind) is tuple and isinstance(value, list):
+            if kind == RGB and len(value) == 3 and all(type(v) in (int, float) for v in value):
+                return tuple(map(float, value))
+            if kind != RGB and all(isinstance(v, str) for v in value):
+                return tuple(value)
+        if typing.get_origin(kind) is Mapping and isinstance(value, dict):
+            return value
+        if kind in (str, int, bool) and type(value) is kind:
+            return value
+    raise BadInput(f"{where} must be {_in_words(hints)}, got {value!r}")
+
+
+def _in_words(hints: tuple[Any, ...]) -> str:
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
+    if RGB in hints:
+        return "a number or a list of three"
+    rest = {tuple: "a list of texts", Mapping: "a table", types.NoneType: f'"{NONE}"'}
+    return " or ".join(words.get(hint) or rest.get(typing.get_origin(hint) or hint, str(hint)) for hint in hints)
