@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import importlib
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from digipath.engine.predict import checked
-from digipath.errors import BadCard, BadInput, BadPredictor
+from digipath.errors import BadCard, BadInput, BadPredictor, WeightsCorrupt
 from digipath.runtime import Choice, choose, keras_predictor, openvino_predictor, without_startup_notices
 from digipath.stain import StainReference
 from digipath.values import Card, Predictor
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 NETWORK_STRIDE_PX = 32  # networks of `nn` take multiples of this, unless their card says otherwise
 OWN_PATCH_PX = 512
+LONGEST_REASON = 300  # characters; Keras writes pages
+# What Keras and HDF5 answer to a wrong setting or to weights of another network.
+MISFITS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -63,15 +68,18 @@ def published(
 
     Raises:
         UnknownWeights, BadCard, WeightsCorrupt: see `digipath.weights`.
-        BadCard: members want slides of different stains, or a stain is stated wrongly.
+        BadCard: members want slides of different stains, a stain is stated wrongly, or a network that
+            gives other classes than its card says.
         BadInput: a patch that is no multiple of what the networks need, an unknown runtime or precision.
     """
     cards = tuple(member_cards(weights))
     stain = _stain(cards)
+    for card in cards:
+        _check_stated_head(card)
     hashes = {card.name: verify(card) for card in cards}
     side = cards[0].patch if patch is None else patch
-    multiple = math.lcm(*(card.record["input"].get("multiple", NETWORK_STRIDE_PX) for card in cards))
-    if side % multiple:
+    multiple = math.lcm(*(int(card.record["input"].get("multiple", NETWORK_STRIDE_PX)) for card in cards))
+    if side < multiple or side % multiple:
         raise BadInput(f"patch must be a multiple of {multiple} px for these networks, got {side}")
     choice = choose(runtime, precision)
     return Networks(
@@ -119,6 +127,9 @@ def load(name: str) -> keras.Model:
 
     Raises:
         UnknownWeights, BadCard, WeightsCorrupt: see `digipath.weights`.
+        BadCard: its network cannot be built, or gives other classes than the card says.
+        WeightsCorrupt: the file holds weights of another network.
+        BadInput: not a network's card.
     """
     return _network(load_card(name))
 
@@ -147,14 +158,64 @@ def _network(card: Card) -> keras.Model:
         hint = f"name one of its members: {members}" if members else "expected a network"
         raise BadInput(f"{card.name} is of kind {card.record['kind']}; {hint}")
     verify(card)
-    network = build(card.record["network"]["name"], **card.record["network"]["config"])
-    if card.record.get("format") == "keras2-h5":
+    try:
+        network = build(card.record["network"]["name"], **card.record["network"]["config"])
+    except MISFITS as error:
+        reason = _reason(error, card.path)
+        raise BadCard(f"the network of {card.name} cannot be built: {reason}: {card.path}") from error
+    _check_head(card, network.output_shape[-1], network.layers[-1].activation.__name__)
+    try:
+        _fill(network, card)
+    except MISFITS as error:
+        expected = f"expected the weights of the network that {card.path} describes"
+        raise WeightsCorrupt(f"{expected}, got: {_reason(error, card.file)}: {card.file}") from error
+    return network
+
+
+def _fill(network: keras.Model, card: Card) -> None:
+    layout = card.record.get("format", "keras-weights")
+    if layout == "keras2-h5":
         from digipath.nn.pretrained import load_legacy
 
         load_legacy(network, card.file)
+    elif layout == "keras-weights":
+        with warnings.catch_warnings():
+            # Keras warns of every layer that the file lacks, and then raises an error about them.
+            warnings.simplefilter("ignore", UserWarning)
+            network.load_weights(card.file)
     else:
-        network.load_weights(card.file)
-    return network
+        raise BadInput(f"weights of the format {layout}, of which networks have none")
+
+
+def _reason(error: Exception, file: Path) -> str:
+    """What Keras or a reader says, in a line without the file's name at its end."""
+    return " ".join(str(error).split()).removesuffix(f": {file}")[:LONGEST_REASON]
+
+
+def _check_stated_head(card: Card) -> None:
+    """What can be seen without Keras of whether network and card agree; `_network` sees the rest."""
+    config = card.record["network"]["config"]
+    channels, activation = _head(card)
+    _check_head(card, config.get("classes", channels), config.get("activation", activation))
+
+
+def _check_head(card: Card, channels: object, activation: object) -> None:
+    """BadCard unless the network gives the classes that the card names, in the way it says.
+
+    A map of two classes would otherwise be that of the wrong one.
+    """
+    if (channels, activation) != _head(card):
+        wanted = "classes={}, activation={!r}".format(*_head(card))
+        raise BadCard(
+            f"expected a network of {wanted}, as the card's classes ({', '.join(card.classes)}) and activation want, "
+            f"got classes={channels!r}, activation={activation!r}: {card.path}"
+        )
+
+
+def _head(card: Card) -> tuple[int, str]:
+    """Output channels and activation of the network; sigmoid gives the positive one of two classes alone."""
+    activation = str(card.record["activation"])
+    return 1 if len(card.classes) == 2 and activation == "sigmoid" else len(card.classes), activation
 
 
 def _stain(cards: Sequence[Card]) -> StainReference | None:

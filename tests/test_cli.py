@@ -106,7 +106,7 @@ def test_convert_then_info(run, tmp_path):
 def test_weights_list_show_verify(run):
     assert "lymphnode-ensemble-v1-unet-fold0" in run("weights", "list")[1]
     card = json.loads(run("weights", "show", "lymphnode-ensemble-v1-unet-fold0", "--json")[1])
-    assert card["licence"] == "CC0-1.0"
+    assert card["licence"] == "Apache-2.0"
     assert card["sha256"] in run("weights", "verify")[1]
     assert "intended_use" in run("weights", "show", "lymphnode-ensemble-v1-unet-fold0")[1]
 
@@ -157,7 +157,7 @@ def test_a_folder_is_no_slide(run, tmp_path):
         (["--mpp", "-0.5"], "mpp"),
         (["--overlap", "1"], "overlap must be in [0, 1)"),
         (["--out", "/proc/nothing/here"], "cannot write"),
-        (["--patch", "100"], "multiple of 32"),
+        (["--patch", "96"], "multiple of 64"),
         (["--patch", "0"], "patch must be positive"),
         (["--predictor", "fakes:redness", "--patch", "-32"], "patch must be positive"),
         (["--at-mpp", "0"], "at_mpp must be positive"),
@@ -176,9 +176,9 @@ def test_bad_arguments(run, small_slide, tmp_path, words, message):
 
 def test_weights_with_a_wrong_hash(run, small_slide, tmp_path, monkeypatch):
     monkeypatch.setenv("DIGIPATH_HOME", str(tmp_path / "home"))
-    from digipath.weights import DEFAULT, load_card
+    from digipath.weights import DEFAULT, member_cards
 
-    card = load_card(DEFAULT)
+    card = member_cards(DEFAULT)[0]
     (tmp_path / "home" / "weights").mkdir(parents=True)
     record = {**card.record, "name": "damaged-v1"}
     (tmp_path / "home" / "weights" / "damaged-v1.json").write_text(json.dumps(record))

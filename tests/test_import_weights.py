@@ -19,9 +19,10 @@ def store(tmp_path, monkeypatch) -> Path:
     return tmp_path / "home" / "weights"
 
 
-def hdf5(path: Path, value: int = 0) -> Path:
+def hdf5(path: Path, value: int = 0, parameters: int = 17_451_138) -> Path:
+    """A file whose array has as many numbers as the network of `digipathai-breast-densenet`, and takes no room."""
     with h5py.File(path, "w") as file:
-        file["kernel"] = [value] * 1000
+        file.create_dataset("kernel", (parameters,), "f4", fillvalue=value)
     return path
 
 
@@ -90,10 +91,33 @@ def test_what_is_no_weights_file_is_refused(store, tmp_path):
     with pytest.raises(WeightsCorrupt, match="is no whole weights file"):
         import_weights("digipathai-liver-inception", page)
     cut = tmp_path / "cut.h5"
-    cut.write_bytes(hdf5(tmp_path / "a.h5").read_bytes()[:-500])
+    cut.write_bytes(hdf5(tmp_path / "a.h5").read_bytes()[:-100])
     with pytest.raises(WeightsCorrupt, match="is no whole weights file"):
         import_weights("digipathai-liver-inception", cut)
     assert names(store) == []
+
+
+def test_weights_of_another_network_are_refused_where_no_hash_is_stated(store, tmp_path):
+    brought = hdf5(tmp_path / "deeplab.h5", parameters=41_253_330)
+    message = r"deeplab\.h5 holds 41253330 numbers, the network of its card has 17451138; .*deeplab\.h5 was not inst"
+    for force in (False, True):
+        with pytest.raises(WeightsCorrupt, match=message):
+            import_weights("digipathai-breast-densenet", brought, force=force)
+    assert names(store) == []
+    with h5py.File(tmp_path / "whole.h5", "w") as file:  # as `model.save` wrote it
+        file.create_dataset("model_weights/a/kernel", (17_451_000,), "f4")
+        file.create_dataset("model_weights/b/bias", (138,), "f4")
+        file.create_dataset("optimizer_weights/a", (5,), "f4")
+    import_weights("digipathai-breast-densenet", tmp_path / "whole.h5")
+
+
+def test_refusals_name_the_file_that_was_brought(store, tmp_path):
+    page = tmp_path / "page.h5"
+    page.write_text("<!DOCTYPE html>")
+    for name in ("digipathai-liver-inception", "imagenet-densenet121", "imagenet-resnet18-torchvision"):
+        with pytest.raises(WeightsCorrupt, match=str(page)) as refused:
+            import_weights(name, page)
+        assert str(store) not in str(refused.value)
 
 
 def test_misuse_is_answered(store, tmp_path):
@@ -140,6 +164,40 @@ def test_other_weights_of_the_same_name_are_not_replaced_unless_forced(store, tm
     assert load_card("mine").record["task"] == "test"
     import_weights(str(other), force=True)
     assert load_card("mine").record["task"] == "another"
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400])
+def test_a_number_that_is_none_is_refused_before_anything_is_installed(store, tmp_path, number):
+    card = own_card(tmp_path / "run", "mine")
+    card.write_text(card.read_text().replace('"mpp": 0.5', f'"mpp": {number}'))
+    with pytest.raises(BadCard, match=f"expected JSON in a weights card, got {number[:20]}…?, which is no fin"):
+        import_weights(str(card))
+    assert not store.exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("file", "mine.weights.h5\n"), ("task", "\ud800"), ("sha256", "0" * 64 + "\n"), ("urls", ["https://a\n"])],
+)
+def test_text_with_a_line_break_or_without_characters_is_refused(store, tmp_path, key, value):
+    card = own_card(tmp_path / "run", "mine", **{key: value})
+    with pytest.raises(BadCard) as refused:
+        import_weights(str(card))
+    assert str(refused.value).isprintable()
+    assert not store.exists()
+
+
+def test_a_broken_card_is_in_nobodys_way(store, tmp_path):
+    store.mkdir(parents=True)
+    (store / "broken.json").write_text("{")
+    (store / "folder.json").mkdir()
+    import_weights(str(own_card(tmp_path / "run", "mine")))
+    assert load_card("mine").record["task"] == "test"
+    whole = own_card(tmp_path / "run", "broken")
+    with pytest.raises(BadInput, match=r"other weights called broken are installed: .*; --force replaces them"):
+        import_weights(str(whole))
+    import_weights(str(whole), force=True)
+    assert load_card("broken").record["task"] == "test"
 
 
 def test_names_and_files_of_others_are_not_taken(store, tmp_path):

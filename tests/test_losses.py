@@ -93,6 +93,60 @@ def test_keras_class_remembers_its_weights():
     assert float(again(TRUTH, PROBABILITY)) == pytest.approx(0.683773, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["Dice", "Jaccard", "Auroc"])
+def test_scores_come_back_from_a_saved_model(name):
+    import keras
+
+    from digipath.nn import losses
+
+    metric = getattr(losses, name)(name="mine")
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
+    assert type(again) is type(metric)
+    assert again.name == "mine"
+
+
+def test_a_compiled_network_comes_back_without_custom_objects(tmp_path):
+    import keras
+
+    from digipath.nn.losses import Auroc, Dice, HybridLoss, Jaccard
+
+    network = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Conv2D(1, 1, activation="sigmoid")])
+    network.compile("sgd", loss=HybridLoss(label_smoothing=0.1), metrics=[Dice(), Jaccard(), Auroc()])
+    network.train_on_batch(PROBABILITY, TRUTH)
+    network.save(tmp_path / "network.keras")
+    again = keras.models.load_model(tmp_path / "network.keras")
+    found = again.evaluate(PROBABILITY, TRUTH, verbose=0, return_dict=True)
+    assert found == pytest.approx(network.evaluate(PROBABILITY, TRUTH, verbose=0, return_dict=True))
+    assert list(found) == ["auroc", "dice", "jaccard", "loss"]
+
+
+def test_weights_of_samples_are_refused_instead_of_scaling_the_loss():
+    import keras
+
+    from digipath.nn.losses import Auroc, Dice, HybridLoss, Jaccard
+
+    weights = np.ones(1, np.float32)
+    with pytest.raises(BadInput, match="no sample or class weights for hybrid_loss, which is of the whole batch"):
+        HybridLoss()(TRUTH, PROBABILITY, sample_weight=weights)
+    for metric in (Dice(), Jaccard(), Auroc()):
+        with pytest.raises(BadInput, match=f"no sample or class weights for {metric.name}"):
+            metric.update_state(TRUTH, PROBABILITY, sample_weight=weights)
+    network = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Conv2D(1, 1, activation="sigmoid")])
+    network.compile("sgd", loss=HybridLoss(), run_eagerly=True)
+    with pytest.raises(BadInput, match="leave them out"):
+        network.fit(PROBABILITY, TRUTH, sample_weight=weights, verbose=0)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, float("nan")])
+def test_label_smoothing_out_of_range(share):
+    from digipath.nn.losses import HybridLoss, hybrid_loss
+
+    with pytest.raises(BadInput, match=r"a label smoothing in \[0, 1\), got"):
+        HybridLoss(label_smoothing=share)
+    with pytest.raises(BadInput, match=r"a label smoothing in \[0, 1\), got"):
+        hybrid_loss(TRUTH, PROBABILITY, label_smoothing=share)
+
+
 def test_training_lowers_the_loss():
     import keras
 
@@ -183,20 +237,79 @@ def test_scores_are_those_of_measure():
     assert found["auroc"] == pytest.approx(auroc(truth, probability), abs=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
-def test_same_values_on_other_backends(backend):
+def gradient(g: np.ndarray, p: np.ndarray, smoothing: float) -> np.ndarray:
+    """Of the hybrid loss by the probability, worked out by hand, in float64."""
+    g, p = np.float64(g), np.float64(p)
+    g = g * (1 - smoothing) + smoothing / 2
+
+    def of_dice(g: np.ndarray, p: np.ndarray) -> np.ndarray:
+        overlap, sizes = 2 * (g * p).sum() + 1e-6, (g * g).sum() + (p * p).sum() + 1e-6
+        return (2 * p * overlap - 2 * g * sizes) / sizes**2
+
+    of_cross_entropy = ((1 - g) / (1 - p) - g / p) / p.size
+    return 0.5 * of_cross_entropy - 0.25 * of_dice(1 - g, 1 - p) + 0.25 * of_dice(g, p)
+
+
+def run_on(backend: str, script: str) -> list[float]:
+    """The numbers that a script prints in its last line, in a process with that backend."""
     pytest.importorskip(backend, reason=f"{backend} is not installed")
-    script = (
-        "import numpy as np\n"
-        "from digipath.nn.losses import Auroc, Dice, HybridLoss, Jaccard\n"
-        f"truth, p = np.array({TRUTH.tolist()}, 'float32'), np.array({PROBABILITY.tolist()}, 'float32')\n"
-        "metrics = [Dice(), Jaccard(), Auroc()]\n"
-        "for metric in metrics:\n"
-        "    metric.update_state(truth, p)\n"
-        "print(float(HybridLoss()(truth, p)), *(float(metric.result()) for metric in metrics))\n"
-    )
+    head = f"import numpy as np\ntruth, p = np.array({TRUTH.tolist()}, 'f4'), np.array({PROBABILITY.tolist()}, 'f4')\n"
     environment = {**os.environ, "KERAS_BACKEND": backend}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", head + script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = [float(word) for word in done.stdout.split()[-4:]]
-    assert found == pytest.approx([0.262378, 2 / 3, 1 / 2, 1.0], abs=1e-5)
+    return [float(word) for word in done.stdout.splitlines()[-1].split()]
+
+
+BACKENDS = ["tensorflow", "jax", pytest.param("torch", marks=pytest.mark.slow)]
+GRADIENT = {
+    "tensorflow": (
+        "import tensorflow as tf\n"
+        "x = tf.constant(p)\n"
+        "with tf.GradientTape() as tape:\n"
+        "    tape.watch(x)\n"
+        "    value = loss(truth, x)\n"
+        "found = tape.gradient(value, x)\n"
+    ),
+    "jax": "import jax\nfound = jax.grad(lambda x: loss(truth, x))(p)\n",
+    "torch": "import torch\nx = torch.tensor(p, requires_grad=True)\nloss(truth, x).backward()\nfound = x.grad\n",
+}
+
+
+def test_the_gradient_by_hand_is_the_slope_of_the_loss():
+    from digipath.nn.losses import hybrid_loss
+
+    # −0.5 / (4 · 0.8) − 0.25 · 2 · 0.2 · 3.0 / 3.46² + 0.25 · (2 · 0.8 · 2.6 − 2 · 3.06) / 3.06² for the first pixel
+    assert gradient(TRUTH, PROBABILITY, 0.0)[0, 0, 0, 0] == pytest.approx(-0.233640, abs=1e-6)
+    for place in np.ndindex(TRUTH.shape):
+        step = np.zeros(TRUTH.shape)
+        step[place] = 1e-6
+        ends = [float(hybrid_loss(TRUTH, np.float64(PROBABILITY) + sign * step)) for sign in (1, -1)]
+        assert gradient(TRUTH, PROBABILITY, 0.0)[place] == pytest.approx((ends[0] - ends[1]) / 2e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_gradient_on_every_backend(backend):
+    script = "from digipath.nn.losses import HybridLoss\n"
+    for smoothing in (0.0, 0.1):
+        script += f"loss = HybridLoss(label_smoothing={smoothing})\n{GRADIENT[backend]}"
+        script += "print(*np.asarray(found).ravel(), end=' ')\n"
+    expected = [gradient(TRUTH, PROBABILITY, smoothing).ravel() for smoothing in (0.0, 0.1)]
+    assert run_on(backend, script) == pytest.approx(np.concatenate(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_truth_of_any_number_type(backend):
+    script = (
+        "from keras import ops\n"
+        "from digipath.nn.losses import Auroc, Dice, HybridLoss, Jaccard, hybrid_loss\n"
+        "def values(truth):\n"
+        "    yield from (hybrid_loss(truth, p), HybridLoss()(truth, p))\n"
+        "    for metric in (Dice(), Jaccard(), Auroc()):\n"
+        "        metric.update_state(truth, p)\n"
+        "        yield metric.result()\n"
+        "kinds = ('bool', 'uint8', 'int32', 'float16', 'float32')\n"
+        "truths = [truth.astype(kind) for kind in (*kinds, 'float64')] + [ops.cast(truth, kind) for kind in kinds]\n"
+        "print(*(float(value) for kind in truths for value in values(kind)))\n"
+    )
+    expected = [0.262378, 0.262378, 2 / 3, 1 / 2, 1.0]
+    assert run_on(backend, script) == pytest.approx(expected * 11, abs=1e-5)

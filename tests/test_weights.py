@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 
+import h5py
+import numpy as np
 import pytest
 
-from digipath.errors import BadCard, UnknownWeights, WeightsCorrupt
+import digipath
+from digipath.errors import BadCard, BadInput, UnknownWeights, WeightsCorrupt
+from digipath.networks import published
 from digipath.values import Card
 from digipath.weights import (
     DEFAULT,
@@ -207,3 +211,139 @@ def test_an_ensemble_that_holds_itself_is_refused(home):
 def test_which_channels_become_maps(home, changes, kept, names):
     card = load_card(home(**changes))
     assert (card.kept, card.kept_classes) == (kept, names)
+
+
+@pytest.mark.parametrize(
+    ("card", "config", "message"),
+    [
+        ({}, {"classes": 2, "activation": "softmax"}, "got classes=2, activation='softmax'"),  # tumour would be normal
+        ({}, {"classes": 2}, r"of classes=1, activation='sigmoid', .*\(normal, tumour\) .* got classes=2"),
+        ({}, {"activation": "linear"}, "got classes=1, activation='linear'"),
+        ({"activation": "softmax"}, {"classes": 1}, "of classes=2, activation='softmax', .* got classes=1"),
+        ({"activation": "softmax"}, {"classes": 3}, "got classes=3"),
+        ({"activation": "softmax"}, {"classes": "two"}, "got classes='two'"),
+        ({"classes": ["a", "b", "c"], "positive": None}, {"classes": 1}, "of classes=3, activation='sigmoid'"),
+    ],
+)
+def test_a_network_of_other_classes_than_its_card_is_refused_before_any_work(home, card, config, message):
+    path = home(**card, network={"name": "unet", "config": config})
+    with pytest.raises(BadCard, match=f"expected a network .*{message}.*: {path}"):
+        published(path)
+
+
+def test_every_member_gives_the_classes_of_its_card(home):
+    home(network={"name": "unet", "config": {"classes": 1}})
+    second = home(name="second-net-v1", network={"name": "unet", "config": {"classes": 2}})
+    ensemble = {key: ... for key in ("network", "activation", "file", "urls", "bytes", "sha256")}
+    home(name="both-v1", kind="ensemble", members=["test-net-v1", "second-net-v1"], **ensemble)
+    with pytest.raises(BadCard, match=f"expected a network .* got classes=2, .*{second}"):
+        published("both-v1")
+
+
+def test_a_network_of_the_classes_of_its_card_is_taken(home):
+    for changes, config in (
+        ({}, {}),
+        ({}, {"classes": 1, "activation": "sigmoid"}),
+        ({"activation": "softmax"}, {"classes": 2, "activation": "softmax"}),
+        ({"classes": ["a", "b", "c"], "positive": None}, {"classes": 3}),
+    ):
+        assert published(home(**changes, network={"name": "unet", "config": config})).count == 1
+    slide = {**CARD["input"], "patch": 512.0, "multiple": 64.0}  # whole numbers to JSON
+    assert published(home(input=slide)).patch == 512
+
+
+WIDTHS = {"widths": [8, 12, 16]}  # of a network that is quickly built
+
+
+@pytest.fixture
+def own(home, tmp_path):
+    """Writes a card for weights of the network with `WIDTHS`, or for other content; returns its path."""
+    from digipath.nn import build
+
+    build("unet-small", **WIDTHS).save_weights(tmp_path / "fits.weights.h5")
+    fitting = (tmp_path / "fits.weights.h5").read_bytes()
+
+    def write(config, *, name="unet-small", content=fitting, **changes):
+        file = tmp_path / "weights" / changes.get("file", CARD["file"])
+        file.write_bytes(content)
+        size = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        return home(network={"name": name, "config": config}, **size | changes)
+
+    return write
+
+
+@pytest.mark.keras
+def test_an_own_network_comes_with_its_weights(own, tmp_path):
+    from digipath.nn import build
+
+    same = build("unet-small", **WIDTHS)
+    same.load_weights(tmp_path / "fits.weights.h5")
+    image = np.random.default_rng(0).random((1, 32, 32, 3), np.float32)
+    np.testing.assert_array_equal(np.asarray(digipath.load(own(WIDTHS))(image)), np.asarray(same(image)))
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"widths": 5}, "has no len"),
+        ({"widths": [8, "12", 16]}, "not supported between instances"),
+        (WIDTHS | {"patch": "512"}, "not supported between instances"),
+        (WIDTHS | {"dropout": 2}, r"expected a dropout in \[0, 1\)"),
+        (WIDTHS | {"name": "other"}, "multiple values for argument"),
+        (WIDTHS | {"input_channels": 2.5}, "."),
+        (WIDTHS | {"depth": 3}, "has no setting depth"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_one_line(own, config, reason):
+    path = own(config)
+    with pytest.raises(BadCard, match=f"the network of test-net-v1 cannot be built: .*{reason}") as refused:
+        digipath.load(path)
+    assert str(refused.value).endswith(f": {path}")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.keras
+def test_a_network_whose_settings_leave_its_classes_open_is_checked_when_it_is_built(own):
+    path = own({"backbone": "densenet121"}, name="unet-digipathai")  # of two classes unless told otherwise
+    with pytest.raises(BadCard, match=r"of classes=1, activation='sigmoid', .* got classes=2, activation='soft"):
+        digipath.load(path)
+
+
+def without_arrays(content: bytes, tmp_path) -> bytes:
+    path = tmp_path / "less.h5"
+    path.write_bytes(content)
+    with h5py.File(path, "r+") as file:
+        del file["layers/conv2d"]
+    return path.read_bytes()
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize(
+    "case", ["other widths", "other depth", "no HDF5", "an array less", "Keras 2", "torch", "name of Keras 2"]
+)
+def test_weights_that_do_not_fit_are_one_line(own, tmp_path, case):
+    fitting = (tmp_path / "fits.weights.h5").read_bytes()
+    path = {
+        "other widths": lambda: own({"widths": [8, 12, 20]}),
+        "other depth": lambda: own({"widths": [8, 12, 16, 16]}),
+        "no HDF5": lambda: own(WIDTHS, content=b"<html>"),
+        "an array less": lambda: own(WIDTHS, content=without_arrays(fitting, tmp_path)),
+        "Keras 2": lambda: own(WIDTHS, format="keras2-h5"),
+        "torch": lambda: own(WIDTHS, format="torch"),
+        "name of Keras 2": lambda: own(WIDTHS, file="net.h5"),
+    }[case]()
+    file = load_card(path).file
+    with pytest.raises(WeightsCorrupt) as refused:  # a warning of Keras' would be an error here
+        digipath.load(path)
+    message = str(refused.value)
+    assert message.startswith(f"expected the weights of the network that {path} describes, got: ")
+    assert message.endswith(f": {file}")
+    assert message.count(str(file)) == 1
+    assert "\n" not in message
+    assert len(message) < 300 + 2 * len(path) + 100
+
+
+def test_what_is_no_network_has_none_to_load(home):
+    with pytest.raises(BadInput, match="is of kind encoder; expected a network"):
+        digipath.load("imagenet-densenet121")

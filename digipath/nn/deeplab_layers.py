@@ -85,6 +85,7 @@ def separable_conv(
     return x if relu_first else layers.ReLU(name=f"{name}_pointwise_relu")(x)
 
 
+@keras.saving.register_keras_serializable(package="digipath")
 class BilinearUpSampling(keras.Layer):
     """Bilinear enlargement by an integer factor, (B, h, w, C) → (B, factor · h, factor · w, C).
 

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from digipath.errors import BadInput
 
+# What h5py answers to a damaged file: HDF5's own errors, and what its bytes make no sense as.
+DAMAGE = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+
 
 @dataclass(frozen=True)
 class StoredArray:
@@ -33,7 +36,7 @@ class StoredArray:
         """
         try:
             found = np.asarray(self.dataset[()], np.float32)
-        except (OSError, ValueError) as error:
+        except DAMAGE as error:
             raise BadInput(f"array {self.dataset.name} is damaged: {error}: {self.dataset.file.filename}") from error
         if not np.isfinite(found).all():
             raise BadInput(f"array {self.dataset.name} holds values that are no numbers: {self.dataset.file.filename}")
@@ -53,8 +56,8 @@ def open_legacy(path: Path) -> Iterator[list[StoredLayer]]:
     """The layers of a file that `save_weights` or `model.save` wrote, in the order of that network.
 
     Raises:
-        BadInput: no such file, another layout, an array that is announced and absent, present and
-            not announced, not of floating point, or kept outside the file.
+        BadInput: no such file, damaged, another layout, an array that is announced and absent, present
+            and not announced, not of numbers, or kept outside the file.
     """
     if not path.is_file():
         raise BadInput(f"expected a weights file, found none: {path}")
@@ -62,7 +65,9 @@ def open_legacy(path: Path) -> Iterator[list[StoredLayer]]:
         try:
             file = stack.enter_context(h5py.File(path, "r"))
             layers = _layers(_inside(file, "model_weights", path) if "model_weights" in file else file, path)
-        except (OSError, RuntimeError) as error:
+        except BadInput:
+            raise
+        except DAMAGE as error:
             raise BadInput(f"expected a whole HDF5 file of Keras 2 weights, got {error}: {path}") from error
         yield layers
 
@@ -78,7 +83,7 @@ def _layers(group: h5py.Group, path: Path) -> list[StoredLayer]:
     present: set[str] = set()
     group.visititems(lambda _, found: present.add(found.name) if isinstance(found, h5py.Dataset) else None)
     if stray := sorted(present - announced):
-        raise BadInput(f"array {stray[0]} belongs to no layer of the file: {path}")
+        raise BadInput(f"array {stray[0]!a} belongs to no layer of the file: {path}")
     return [layer for layer in layers if layer.arrays]
 
 
@@ -88,7 +93,7 @@ def _layer(name: str, group: h5py.Group, path: Path) -> StoredLayer:
 
 def _array(group: h5py.Group, name: str, path: Path) -> StoredArray:
     dataset = _inside(group, name, path)
-    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu":
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None or dataset.dtype.kind not in "fiu":
         raise BadInput(f"expected {dataset.name} to be an array of numbers: {path}")
     if dataset.is_virtual or dataset.external:
         raise BadInput(f"the numbers of {dataset.name} lie outside the file, which is not followed: {path}")
@@ -114,4 +119,7 @@ def _names(group: h5py.Group, attribute: str) -> list[str]:
             break
         pieces.append(piece)
     names = [name for piece in pieces for name in np.ravel(group.attrs[piece])]
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+    names = [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+    if not all(name.isprintable() for name in names):
+        raise ValueError(f"names in {attribute} that no text has")
+    return names

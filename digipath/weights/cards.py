@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import difflib
 import functools
+import json
+import math
 import os
+import re
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -62,8 +65,10 @@ def load_card(name: str) -> Card:
     """
     path = _find(name)
     try:
-        record = read_json(path)
-    except (ValueError, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+        record = json.loads(text, parse_int=_finite, parse_float=_finite, parse_constant=_finite)
+        json.dumps(record, ensure_ascii=False).encode()  # a lone surrogate is text that nobody can print
+    except (OSError, ValueError, RecursionError) as error:
         raise BadCard(f"expected JSON in a weights card, got {error}: {path}") from error
     _check(record, path)
     return Card(path, record, _folder(path, record))
@@ -137,6 +142,18 @@ def _find(name: str) -> Path:
     return found
 
 
+def _finite(text: str) -> float:
+    """A number of JSON; NaN, infinity and what is larger than any float are none of a card's.
+
+    Raises ValueError otherwise.
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        shown = text if len(text) <= 20 else f"{text[:20]}…"
+        raise ValueError(f"{shown}, which is no finite number")
+    return number if set(text) & set(".eE") else int(text)
+
+
 def _check(record: Any, path: Path) -> None:  # noqa: ANN401 - any JSON
     error = next(_validator().iter_errors(record), None)
     if error is not None:
@@ -153,4 +170,12 @@ def _validator() -> Any:  # noqa: ANN401 - jsonschema is imported when first nee
     import jsonschema
 
     schema = read_json(packaged() / SCHEMA)
-    return jsonschema.Draft202012Validator(schema)
+    return jsonschema.validators.extend(jsonschema.Draft202012Validator, {"pattern": _follows})(schema)
+
+
+def _follows(_validator: Any, pattern: str, text: Any, _schema: Any) -> Iterator[Any]:  # noqa: ANN401 - jsonschema's
+    """The schema's patterns as the standard means them: in Python's own, `$` also matches before a last line break."""
+    import jsonschema
+
+    if isinstance(text, str) and not re.search(pattern.replace("$", r"\Z"), text):
+        yield jsonschema.ValidationError(f"{text!a} does not match {pattern!r}")

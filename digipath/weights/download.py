@@ -8,11 +8,11 @@ content is right is not judged here. Proxies are those of the environment (HTTPS
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 Report = Callable[[int, int | None], None]  # bytes here, bytes in all if the server says; may raise to stop
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 LONGEST_PAUSE_S = 60.0
+LONGEST_REASON = 200  # characters
+# What tells one content of an address from another: a strong ETag, or a date.
+MARK = re.compile(r'"[!#-~]*"|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT', re.ASCII)
+NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,11 @@ def discard(part: Path) -> None:
     _mark(part).unlink(missing_ok=True)
 
 
+def one_line(text: str) -> str:
+    """What others say, fit for a message: printable, in one line, of bounded length."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:LONGEST_REASON]
+
+
 def _receive(session: requests.Session, url: str, part: Path, report: Report, transport: Transport) -> None:
     """One try; returns when the file is whole."""
     here, mark = _size(part), _read_mark(part)
@@ -114,6 +123,7 @@ def _receive(session: requests.Session, url: str, part: Path, report: Report, tr
 
 def _ask(session: requests.Session, url: str, headers: dict[str, str], transport: Transport) -> requests.Response:
     from requests import exceptions
+    from urllib3.exceptions import HTTPError
 
     try:
         return session.get(url, headers=headers, stream=True, timeout=transport.timeout_s)
@@ -121,7 +131,8 @@ def _ask(session: requests.Session, url: str, headers: dict[str, str], transport
         raise Failed(f"its certificate is not accepted ({_words(error)}); see REQUESTS_CA_BUNDLE") from error
     except (exceptions.ConnectionError, exceptions.Timeout, exceptions.ChunkedEncodingError) as error:
         raise _Passing(_words(error)) from error
-    except exceptions.RequestException as error:  # no such scheme, too many redirects
+    # No such scheme, too many redirects; a redirect to what is no address, of which requests itself trips over some.
+    except (exceptions.RequestException, HTTPError, ValueError) as error:
         raise Failed(_words(error)) from error
 
 
@@ -151,21 +162,24 @@ def _store(pieces: Iterator[bytes], stream: BinaryIO, here: int, total: int | No
 def _total(answer: requests.Response, here: int, part: Path) -> int | None:
     """Size of the whole file, as the server says; a rest that does not continue ours is refused."""
     if not here:
-        stated = answer.headers.get("Content-Length", "")
-        return int(stated) if stated.isdigit() else None
+        return _number(answer.headers.get("Content-Length"))
     span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     if span.partition("-")[0] != str(here):
         discard(part)
-        raise _Passing(f"asked for the bytes from {here} on, got {span or 'others'}")
-    return int(total) if total.isdigit() else None
+        raise _Passing(f"asked for the bytes from {here} on, got {one_line(span) or 'others'}")
+    return _number(total)
+
+
+def _number(text: str | None) -> int | None:
+    """A count that a server states; None if it states none, or something else."""
+    return int(text) if text is not None and NUMBER.fullmatch(text) else None
 
 
 def _refusal(answer: requests.Response) -> Exception:
-    why = f"the server answers {answer.status_code} {answer.reason or ''}".rstrip()
+    why = one_line(f"the server answers {answer.status_code} {answer.reason or ''}")
     if answer.status_code not in PASSING:
         return Failed(why)
-    wished = answer.headers.get("Retry-After", "")
-    return _Passing(why, float(wished) if wished.isdigit() else 0.0)
+    return _Passing(why, float(_number(answer.headers.get("Retry-After")) or 0))
 
 
 def _session(transport: Transport) -> requests.Session:
@@ -190,19 +204,14 @@ def _mark(part: Path) -> Path:
 
 
 def _read_mark(part: Path) -> str | None:
-    return _mark(part).read_text(encoding="utf-8", errors="replace").strip() or None if _mark(part).is_file() else None
+    kept = _mark(part).read_text(encoding="utf-8", errors="replace") if _mark(part).is_file() else ""
+    return kept if MARK.fullmatch(kept) else None
 
 
 def _write_mark(part: Path, answer: requests.Response) -> None:
-    """Keep what tells this content from another: a strong ETag, else its date."""
-    mark = answer.headers.get("ETag", "")
-    if not mark.startswith('"'):
-        mark = answer.headers.get("Last-Modified", "")
-        try:
-            parsedate_to_datetime(mark)
-        except ValueError:
-            mark = ""
-    write_atomically(_mark(part), mark)
+    """Keep what tells this content from another, the ETag rather than the date."""
+    stated = (answer.headers.get(name, "") for name in ("ETag", "Last-Modified"))
+    write_atomically(_mark(part), next(filter(MARK.fullmatch, stated), ""))
 
 
 def _check_space(part: Path, here: int, total: int | None) -> None:
@@ -231,5 +240,4 @@ def _words(error: BaseException) -> str:
         if not isinstance(inner, BaseException):
             break
         seen = inner
-    text = str(getattr(seen, "strerror", None) or seen) or type(seen).__name__
-    return " ".join(text.split())[:200]
+    return one_line(str(getattr(seen, "strerror", None) or seen)) or type(seen).__name__

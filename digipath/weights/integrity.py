@@ -35,34 +35,39 @@ def verify(card: Card, *, asked: str | None = None) -> str:
     return checked(card.file, card)
 
 
-def checked(path: Path, card: Card, *, trust_anew: bool = False, advice: str = AGAIN) -> str:
+def checked(
+    path: Path, card: Card, *, called: Path | None = None, trust_anew: bool = False, advice: str = AGAIN
+) -> str:
     """The sha256 of the file at `path`, which is to be, or to become, the card's weights file.
 
     Args:
         path: the file.
         card: what it must be.
+        called: the file that a refusal speaks of, of which `path` is a copy.
         trust_anew: do not hold it against the sha256 of the first arrival.
         advice: what a refusal tells the user to do.
 
     Raises:
         WeightsCorrupt: another sha256 or md5 than stated, another sha256 than at first; with
-            neither stated nor known, another size or no file of the card's format.
+            neither stated nor known, another size, no file of the card's format, or arrays of
+            another network.
     """
     found, stated, known = sha256_of(path), card.record["sha256"], None if trust_anew else first_sha256(card)
+    called = called or path
     if stated is not None:
         if found != stated:
-            raise WeightsCorrupt(f"sha256 of {path} is {found[:12]}…, its card says {stated[:12]}…; {advice}")
+            raise WeightsCorrupt(f"sha256 of {called} is {found[:12]}…, its card says {stated[:12]}…; {advice}")
         return found
     if known is not None and found != known:
         raise WeightsCorrupt(
-            f"sha256 of {path} is {found[:12]}…, when it first came here it was {known[:12]}…; {advice}, "
+            f"sha256 of {called} is {found[:12]}…, when it first came here it was {known[:12]}…; {advice}, "
             f"or, if you trust the new one, `digipath weights import {card.name} FILE --force`"
         )
     if (md5 := card.record.get("md5")) is not None:
         if (found_md5 := _digest(path, "md5")) != md5:
-            raise WeightsCorrupt(f"md5 of {path} is {found_md5[:12]}…, its card says {md5[:12]}…; {advice}")
-    elif known is None:
-        _check_plausible(path, card, advice)
+            raise WeightsCorrupt(f"md5 of {called} is {found_md5[:12]}…, its card says {md5[:12]}…; {advice}")
+    elif known is None and (why := _implausible(path, card)):
+        raise WeightsCorrupt(f"{called} {why}; {advice}")
     return found
 
 
@@ -123,27 +128,43 @@ def _note(card: Card) -> Path:
     return card.file.with_name(f"{card.file.name}.sha256")
 
 
-def _check_plausible(path: Path, card: Card, advice: str) -> None:
-    """Refuse what cannot be the file: a page of a proxy, a file cut off, one of another format."""
+def _implausible(path: Path, card: Card) -> str | None:
+    """Why this cannot be the file: a page of a proxy, one cut off, of another format, of another network."""
     size, expected = path.stat().st_size, card.record["bytes"]
     if expected is not None and size != expected:
-        raise WeightsCorrupt(f"{path} has {size} bytes, its card says {expected}; {advice}")
+        return f"has {size} bytes, its card says {expected}"
     with path.open("rb") as stream:
         begin = stream.read(16)
-    if card.record.get("format") == "torch":
-        whole = zipfile.is_zipfile(path) or begin.startswith(PICKLE_SIGNATURE)
+    layout, parameters = card.record.get("format"), card.record.get("parameters")
+    if layout == "torch":
+        whole, values = zipfile.is_zipfile(path) or begin.startswith(PICKLE_SIGNATURE), None
     else:
-        whole = _opens_as_hdf5(path)
+        values = _values_in(path)
+        whole = values is not None
     if not whole:
-        raise WeightsCorrupt(f"{path} ({size} bytes, begins with {begin!r}) is no whole weights file; {advice}")
+        return f"({size} bytes, begins with {begin!r}) is no whole weights file"
+    if layout == "keras2-h5" and parameters not in (None, values):
+        return f"holds {values} numbers, the network of its card has {parameters}"
+    return None
 
 
-def _opens_as_hdf5(path: Path) -> bool:
-    """False for another format and for a file cut off: HDF5 knows its own end."""
+def _values_in(path: Path) -> int | None:
+    """How many numbers an HDF5 file of weights holds, by the shapes of its arrays.
+
+    None for another format and for a file cut off or damaged: HDF5 knows its own end.
+    """
     import h5py
 
+    sizes: list[int] = []
+
+    def count(_name: str, found: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(found, h5py.Dataset):
+            sizes.append(found.size or 0)
+
     try:
-        h5py.File(path, "r").close()
-    except OSError:
-        return False
-    return True
+        with h5py.File(path, "r") as file:
+            # A file of a whole model has the state of its optimizer beside its weights.
+            file.get("model_weights", file).visititems(count)
+    except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError):
+        return None
+    return sum(sizes)

