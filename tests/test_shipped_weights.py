@@ -14,6 +14,7 @@ import digipath
 from digipath.cli import main
 from digipath.errors import Cancelled
 from digipath.training.config import read_config
+from digipath.training.manifest import read_manifest
 from digipath.values import PREDICTED
 from digipath.weights import DEFAULT, load_card, member_cards, verify
 
@@ -146,6 +147,12 @@ def cases(shared_data, tmp_path_factory):
     path = tmp_path_factory.mktemp("manifest") / "cases.csv"
     script.write_manifest(shared_data, path)
     return path
+
+
+@pytest.mark.real_data
+def test_the_cards_name_the_data_by_its_hash(cases):
+    sha256 = read_manifest(cases).sha256
+    assert all(f"sha256 {sha256}" in card.record["training"]["data"] for card in member_cards(DEFAULT))
 
 
 @pytest.mark.slow
