@@ -6,7 +6,7 @@ The nine published files cannot be had everywhere, but the program that wrote th
 0.1.5. In FOLDER this makes a virtual environment with `tf-keras`, downloads that package beside it, and
 there builds its three networks with random weights and random batch statistics, saves them in both layouts
 (`save_weights` and `model.save`) and notes what they answer to random images. Then it loads the files into
-our networks and compares. Exit code 1 if any probability differs by more than 1e-4. Takes about ten minutes
+our networks and compares. Exit code 1 if any probability differs by more than 1e-4. Takes some minutes
 and 3 GB on two cores; FOLDER can be deleted afterwards.
 
 None of DigiPathAI's code is in this repository. It wants TensorFlow 1, so `AS_THEN` below lends it modules
