@@ -276,8 +276,8 @@ def test_another_backend_does_not_go_on(fitted, monkeypatch):
     asked = iter(range(99))
     with pytest.raises(Cancelled):
         fitted("run", options={"cancel": lambda: next(asked) == 7})
-    monkeypatch.setattr("digipath.training.fit._backend", lambda: {"jax": "9.9"})
-    with pytest.raises(CaseDiffers, match=r"another versions \(.*jax: None, now '9\.9'"):
+    monkeypatch.setattr("digipath.training.fit.backend_version", lambda: "jax 9.9")
+    with pytest.raises(CaseDiffers, match=r"another versions \(backend: 'tensorflow .*', now 'jax 9\.9'\)"):
         fitted("run")
 
 

@@ -120,6 +120,18 @@ class TestClasses:
         assert not any(mask.any() for _, mask in normal)
         assert {int(image[0, 0, 1]) for image, _ in normal} <= {0, 1, 2}
 
+    def test_what_one_source_found_out_serves_the_next(self, two_cases, monkeypatch):
+        known = {}
+        with PatchSource(two_cases[:1], SAMPLING, augmentation=None, surveys=known) as source:
+            first = source.patch(1)
+        surveyed, survey = [], PatchSource._survey
+        monkeypatch.setattr(PatchSource, "_survey", lambda self, case: surveyed.append(case) or survey(self, case))
+        with PatchSource(two_cases, SAMPLING, augmentation=None, surveys=known) as source:
+            assert surveyed == [1]
+        with PatchSource(two_cases[:1], SAMPLING, augmentation=None, surveys=known) as source:
+            assert surveyed == [1]
+            assert all(np.array_equal(a, b) for a, b in zip(source.patch(1), first, strict=True))
+
     def test_patches_know_their_case(self, two_cases):
         """Tumour is in "ill" only; normal patches are drawn from both, in rounds."""
         with PatchSource(two_cases, SAMPLING, augmentation=None) as source:

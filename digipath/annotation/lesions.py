@@ -51,6 +51,12 @@ class Labels:
         if both:
             raise BadInput(f"expected labels that are positive or negative, {sorted(both)} are both")
 
+    @classmethod
+    def given(cls, positive: Sequence[str], negative: Sequence[str]) -> Labels:
+        """A user's own labels; the defaults on the side for which there are none."""
+        sides = {"positive": tuple(positive), "negative": tuple(negative)}
+        return cls(**{side: labels for side, labels in sides.items() if labels})
+
     def is_positive(self, label: str) -> bool | None:
         """True for lesion, False for not lesion, None for an unknown label."""
         if _plain(label) in map(_plain, self.positive):

@@ -38,14 +38,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from digipath.annotation import Labels
     from digipath.evaluation import evaluate
 
-    given = {"positive": tuple(arguments.positive), "negative": tuple(arguments.negative)}
     with progress(arguments.json) as show:
         scores = evaluate(
             arguments.images,
             arguments.masks,
             manifest=arguments.manifest,
             fold=arguments.fold,
-            labels=Labels(**{side: labels for side, labels in given.items() if labels}),
+            labels=Labels.given(arguments.positive, arguments.negative),
             mpp=arguments.mpp,
             threshold=arguments.threshold,
             progress=show,

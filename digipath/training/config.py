@@ -57,8 +57,7 @@ class Data:
     @property
     def labels(self) -> Labels:
         """Which outlines are lesions."""
-        given = {"positive": self.positive, "negative": self.negative}
-        return Labels(**{side: labels for side, labels in given.items() if labels})
+        return Labels.given(self.positive, self.negative)
 
     def read(self, at_mpp: float) -> Manifest:
         """The cases, to be read at `at_mpp` µm per pixel. Raises what `read_manifest` and `folder_manifest` raise."""

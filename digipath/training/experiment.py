@@ -24,7 +24,7 @@ from digipath import networks as choose_networks
 from digipath.case import Case
 from digipath.errors import BadInput, NotFound
 from digipath.files import read_json, write_atomically, write_json
-from digipath.networks import Networks
+from digipath.networks import LONGEST_REASON, Networks
 from digipath.runtime import without_startup_notices
 from digipath.scoring import CaseScore, Sample, score_cases
 from digipath.training import results
@@ -209,7 +209,7 @@ def _parameters(member: Member, config: Config, encoders: Mapping[str, Card]) ->
         if member.encoder is not None:
             load_encoder(network, encoders[member.encoder].file)
     except (BadInput, TypeError, ValueError) as error:  # the last two: what Keras says of a wrong kind of value
-        raise BadInput(f"[[member]] {member.name}: {str(error).splitlines()[0]}") from error
+        raise BadInput(f"[[member]] {member.name}: {' '.join(str(error).split())[:LONGEST_REASON]}") from error
     return int(network.count_params())
 
 

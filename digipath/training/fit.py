@@ -33,6 +33,7 @@ from digipath.training.learner import (
     Dataset,
     all_devices,
     assign,
+    backend_version,
     compiled_by_xla,
     first_batches,
     new_loss,
@@ -127,7 +128,7 @@ def fit(
         "schedule": asdict(schedule),
         "training": {"seed": seed, "encoder": encoder is not None, "validation": validation is not None},
         # Backends round differently: another would go on with another history.
-        "versions": {"digipath": version("digipath"), "keras": keras.__version__, **_backend()},
+        "versions": {"digipath": version("digipath"), "keras": keras.__version__, "backend": backend_version()},
         **(identity or {}),
     }
     owned = (WEIGHTS, CHECKPOINT, HISTORY, CURVES, EVENTS)
@@ -143,11 +144,6 @@ def fit(
         str(checkpoint.stopped),
         sum(row["seconds"] for row in checkpoint.history),
     )
-
-
-def _backend() -> dict[str, str]:
-    name = keras.backend.backend()
-    return {name: version(name)}
 
 
 class _Run:

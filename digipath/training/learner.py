@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
 from typing import Any
 
 import keras
@@ -69,6 +70,12 @@ def new_loss(schedule: Schedule) -> HybridLoss:
         schedule.foreground_weight,
         label_smoothing=schedule.label_smoothing,
     )
+
+
+def backend_version() -> str:
+    """Name and version of Keras' backend."""
+    name = keras.backend.backend()
+    return f"{name} {version(name)}"
 
 
 def compiled_by_xla() -> bool:

@@ -294,15 +294,17 @@ class _Looking:
         """Open all files and make the manifest, or raise what is wrong with them."""
         errors: list[BadInput] = []
         seen: dict[str, Row] = {}
-        cases = []
+        cases, quick_hashes = [], []
         for row, case in pairs:
             try:
-                has_lesion, contents = self._look(row, case)
+                has_lesion, quick_hash, of_slide = self._look(row, case)
+                contents = [content for content in (quick_hash, of_slide) if content]
                 if (earlier := next((seen[content] for content in contents if content in seen), None)) is not None:
                     problem = f"expected each slide once, {case.slide.name} is a copy of that in {earlier.where}"
                     raise row.error("slide", problem)
                 seen |= dict.fromkeys(contents, row)
                 cases.append(replace(case, has_lesion=has_lesion))
+                quick_hashes.append(quick_hash)
             except BadInput as error:
                 errors.append(error)
         raise_all(errors, path)
@@ -311,10 +313,10 @@ class _Looking:
                 f"expected lesions of class {' or '.join(map(repr, self.classes[1:]))} on at least one of {len(cases)} "
                 f"slides, found none; fill in the column annotation: {path}"
             )
-        return Manifest(path, tuple(cases), self.classes, _sha256(cases))
+        return Manifest(path, tuple(cases), self.classes, _sha256(cases, quick_hashes))
 
-    def _look(self, row: Row, case: TrainingCase) -> tuple[bool, set[str]]:
-        """Whether there are lesions, and hashes of which any other slide has none.
+    def _look(self, row: Row, case: TrainingCase) -> tuple[bool, str, str | None]:
+        """Whether there are lesions, and hashes that no other slide has: of the file, and OpenSlide's own.
 
         Raises BadInput that names row and column.
         """
@@ -330,13 +332,13 @@ class _Looking:
             except BadAnnotation as error:
                 raise row.error("annotation", str(error), BadAnnotation) from error
             # Two files of one DICOM series are the same slide.
-            hashes = {file_identity(case.slide)["quick_hash"], slide.properties.get("openslide.quickhash-1")}
+            of_slide = slide.properties.get("openslide.quickhash-1")
         if case.label is not None and found != (case.label in self.classes[1:]):
             expected = "no lesion" if found else "lesions"
             received = "lesions" if found else "none"
             problem = f"expected {expected} on a slide labelled {case.label!r}, received {received}: {case.annotation}"
             raise row.error("annotation", problem, BadAnnotation)
-        return found, {known for known in hashes if known}
+        return found, file_identity(case.slide)["quick_hash"], of_slide
 
     def _check_resolution(self, row: Row, slide: Slide) -> None:
         if slide.mpp is None:
@@ -347,10 +349,9 @@ class _Looking:
             raise row.error("slide", f"{problem}, received {slide.mpp:g} µm/px: {slide.path}", ResolutionTooLow)
 
 
-def _sha256(cases: Sequence[TrainingCase]) -> str:
+def _sha256(cases: Sequence[TrainingCase], quick_hashes: Sequence[str]) -> str:
     rows = []
-    for case in cases:
-        slide = file_identity(case.slide)["quick_hash"]
+    for case, slide in zip(cases, quick_hashes, strict=True):
         annotation = None
         if case.annotation is not None:
             with case.annotation.open("rb") as file:

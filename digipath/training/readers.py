@@ -190,9 +190,8 @@ def _reached(cells: NDArray[np.bool_], side: float, shape: tuple[int, int]) -> N
     out = np.zeros(shape, bool)
     for row in (rows, rows + 1):
         for col in (cols, cols + 1):
-            out[np.minimum(row * side, shape[0] - 1).astype(int), np.minimum(col * side, shape[1] - 1).astype(int)] = (
-                True
-            )
+            reached = (np.minimum(at * side, size - 1).astype(int) for at, size in zip((row, col), shape, strict=True))
+            out[tuple(reached)] = True
     return np.flatnonzero(out)
 
 

@@ -68,8 +68,8 @@ def plan_runs(cases: Sequence[TrainingCase], config: Config) -> tuple[Round, ...
         everything = Split(FINAL, tuple(cases), (), ())
         runs = tuple(_run(config, index, everything, len(rounds)) for index in range(len(config.members)))
         rounds = (*rounds, Round(FINAL, (), runs, unseen=True))
-    names = Counter(run.name for round_ in rounds for run in round_.runs)
-    if (name := max(names, key=names.__getitem__)) and names[name] > 1:
+    (name, count), *_ = Counter(run.name for round_ in rounds for run in round_.runs).most_common(1)
+    if count > 1:
         raise BadInput(f"expected members whose names do not end like their rounds, two runs are called {name}")
     for round_ in rounds:
         for run in round_.runs:

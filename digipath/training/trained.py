@@ -19,6 +19,7 @@ from digipath.training.cards import network_card
 from digipath.training.config import Config
 from digipath.training.data import PatchSource, Surveyed, batches
 from digipath.training.fit import Fitted, fit
+from digipath.training.learner import backend_version
 from digipath.training.manifest import Manifest, TrainingCase
 from digipath.training.runs import Run
 from digipath.training.schedule import Schedule
@@ -192,11 +193,10 @@ def versions() -> dict[str, str]:
     """Of what the numbers depend on, for cards and records."""
     import keras
 
-    backend = keras.backend.backend()
     return {
         "digipath": version("digipath"),
         "python": platform.python_version(),
         "keras": keras.__version__,
-        "backend": f"{backend} {version(backend)}",
+        "backend": backend_version(),
         "numpy": version("numpy"),
     }
