@@ -8,8 +8,10 @@ import shapely
 from scipy import ndimage
 
 from digipath.errors import BadInput
-from digipath.measure import lesions as lesions_module
-from digipath.measure.lesions import find_lesions
+from digipath.measure import strips as strips_module
+from digipath.measure.lesions import find_lesions, join_fragments, slide_category
+from digipath.measure.pn_stage import CELLS_NOTE
+from digipath.report import lesions_geojson
 
 RING = ["####", "#..#", "#..#", "####"]
 
@@ -121,7 +123,7 @@ def test_labels_count_from_the_largest():
 
 @pytest.mark.parametrize("seed", range(24))
 def test_random_maps_agree_with_labelling_and_with_a_union_of_pixels(seed, monkeypatch):
-    monkeypatch.setattr(lesions_module, "STRIP_ROWS", 5)  # regions cross many strips
+    monkeypatch.setattr(strips_module, "STRIP_ROWS", 5)  # regions cross many strips
     generator = np.random.default_rng(seed)
     probability = generator.random(generator.integers(1, 26, 2)) ** generator.choice([0.4, 1, 2])
     found = find(probability, l0_per_map_px=1.0)
@@ -150,7 +152,7 @@ def test_two_thousand_regions_of_a_large_map():
 def test_strips_do_not_change_the_answer(monkeypatch):
     probability = np.random.default_rng(3).random((40, 30), np.float32)
     whole = find(probability)
-    monkeypatch.setattr(lesions_module, "STRIP_ROWS", 1)
+    monkeypatch.setattr(strips_module, "STRIP_ROWS", 1)
     for one, other in zip(whole, find(probability), strict=True):
         assert one.outline.equals(other.outline)
         assert one.mean_probability == pytest.approx(other.mean_probability, rel=1e-12)
@@ -168,3 +170,192 @@ def test_settings_outside_their_range_are_refused(settings):
 def test_a_map_of_several_classes_is_refused():
     with pytest.raises(BadInput, match="rows, columns"):
         find(np.ones((2, 2, 3)))
+
+
+def square(side, at=(0, 0), shape=None, value=0.9):
+    probability = np.zeros(shape or (at[0] + side + 1, at[1] + side + 1), np.float32)
+    probability[at[0] : at[0] + side, at[1] : at[1] + side] = value
+    return probability
+
+
+def test_shapes_are_in_level_0_pixels_and_in_micrometres():
+    (lesion,) = find(picture(["....", "####", "####", "####"]))  # 8 level-0 px and 2 µm per pixel
+    assert lesion.mpp == 0.25
+    assert (lesion.perimeter_l0_px, lesion.perimeter_um) == (80, 20)
+    assert (lesion.diameter_l0_px, lesion.diameter_um) == (40, 10)
+    assert lesion.major_axis_um == pytest.approx(2 * 4 * (15 / 12) ** 0.5)
+    assert lesion.minor_axis_um == pytest.approx(2 * 4 * (8 / 12) ** 0.5)
+    assert lesion.major_axis_l0_px == pytest.approx(4 * lesion.major_axis_um)
+    assert lesion.minor_axis_l0_px == pytest.approx(4 * lesion.minor_axis_um)
+    assert lesion.eccentricity == pytest.approx((1 - 8 / 15) ** 0.5)
+    assert (lesion.extent, lesion.solidity) == (1, 1)
+
+
+def test_each_lesion_has_its_own_shape():
+    """The outlines' convex hulls and boxes, made by shapely, say the same as the descriptors made from runs."""
+    probability = np.random.default_rng(8).random((70, 80)) ** 1.5
+    for lesion in find(probability, l0_per_map_px=4.0):
+        left, top, right, bottom = lesion.bbox_l0
+        assert lesion.extent == pytest.approx(lesion.area_l0_px2 / ((right - left) * (bottom - top)))
+        corners = shapely.get_coordinates(lesion.outline)
+        longest = np.hypot(*(corners[:, None] - corners).T).max()
+        assert lesion.diameter_l0_px == pytest.approx(longest)
+        assert lesion.major_axis_l0_px >= lesion.minor_axis_l0_px
+
+
+def test_without_a_resolution_shapes_are_in_pixels_only():
+    (lesion,) = find(picture(["##"]), map_mpp=None)
+    assert lesion.diameter_l0_px == pytest.approx(8 * 5**0.5)
+    assert lesion.perimeter_um is lesion.major_axis_um is lesion.minor_axis_um is lesion.diameter_um is None
+
+
+def test_uncertainty_is_its_mean_over_the_lesion():
+    probability = picture(["##..", "....", "...#"])
+    maps = {"aleatoric": np.arange(12.0).reshape(3, 4) / 16, "epistemic": np.full((3, 4), 0.5, np.float16)}
+    maps["entropy"] = np.where(probability > 0.5, [[0, np.nan, 0, 0], [0] * 4, [0, 0, 0, 0.25]], np.nan)
+    first, second = find(probability, uncertainty=maps)
+    assert first.mean_uncertainty == {"aleatoric": 1 / 32, "epistemic": 0.5}  # no mean where a number is missing
+    assert second.mean_uncertainty == {"aleatoric": 11 / 16, "epistemic": 0.5, "entropy": 0.25}
+
+
+def test_uncertainty_of_another_shape_is_refused():
+    with pytest.raises(BadInput, match="epistemic"):
+        find(np.ones((2, 2)), uncertainty={"epistemic": np.ones((2, 3))})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_strips_do_not_change_any_measure(seed, monkeypatch):
+    generator = np.random.default_rng(seed)
+    probability = generator.random((61, 37)).astype(np.float32) ** 0.7
+    further = {"entropy": generator.random((61, 37))}
+    whole = find(probability, uncertainty=further)
+    for rows in (1, 2, 7):
+        monkeypatch.setattr(strips_module, "STRIP_ROWS", rows)
+        monkeypatch.setattr(strips_module, "READ_ROWS", 2 * rows + 1)
+        for one, other in zip(whole, find(probability, uncertainty=further), strict=True):
+            assert one.outline.equals(other.outline)
+            assert one.mean_uncertainty == pytest.approx(other.mean_uncertainty, rel=1e-12)
+            shape = ("perimeter_um", "major_axis_um", "minor_axis_um", "diameter_um", "solidity", "metastasis")
+            assert [getattr(one, name) for name in shape] == [getattr(other, name) for name in shape]
+
+
+def test_fragments_up_to_75_um_apart_are_one_metastasis():
+    """Squares of 4 × 4 pixels of 25 µm, with gaps of 3 pixels and then 4."""
+    probability = np.zeros((20, 40))
+    for column in (0, 7, 15):
+        probability[3:7, column : column + 4] = 1
+    found = find(probability, map_mpp=25.0, l0_per_map_px=10.0)
+    long, short = join_fragments(found)
+    assert [lesion.bbox_l0[0] for lesion in found] == [0, 70, 150]
+    assert (long.lesions, short.lesions) == ((1, 2), (3,))
+    assert [lesion.metastasis for lesion in found] == [1, 1, 2]
+    assert long.outline.equals(shapely.box(0, 30, 110, 70))
+    assert long.diameter_um == pytest.approx(25 * (11**2 + 4**2) ** 0.5)
+    assert (long.area_um2, short.area_um2) == (pytest.approx(32 * 625), pytest.approx(16 * 625))
+    assert short.diameter_um == found[2].diameter_um == pytest.approx(25 * 32**0.5)
+    assert (long.category, short.category) == ("micro", "itc")
+
+
+def test_the_gap_is_measured_between_edges_in_any_direction():
+    probability = np.zeros((12, 12))
+    probability[0, 0] = probability[4, 5] = 1  # gaps of 3 down and 4 across: 5 pixels
+    found = find(probability, map_mpp=15.0)
+    assert len(join_fragments(found)) == 1
+    assert len(join_fragments(found, 74.9)) == 2
+    assert len(join_fragments(found, 0)) == 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_joining_is_single_linkage(seed):
+    probability = (np.random.default_rng(seed).random((60, 60)) > 0.985) * 0.9
+    found = find(probability, map_mpp=10.0, l0_per_map_px=10.0)
+    gaps = shapely.distance(*np.meshgrid([lesion.outline for lesion in found], [lesion.outline for lesion in found]))
+    group = np.arange(len(found))
+    for _ in found:  # the smallest number spreads along chains
+        group = np.array([group[row <= 75].min() for row in gaps])
+    metastases = join_fragments(found)
+    assert sorted(metastasis.lesions for metastasis in metastases) == sorted(
+        tuple(int(at) + 1 for at in np.flatnonzero(group == number)) for number in set(group.tolist())
+    )
+    assert [metastasis.label for metastasis in metastases] == list(range(1, len(metastases) + 1))
+    lengths = [metastasis.diameter_um for metastasis in metastases]
+    assert lengths == sorted(lengths, reverse=True)
+    for metastasis in metastases:
+        corners = np.concatenate([shapely.get_coordinates(found[label - 1].outline) for label in metastasis.lesions])
+        assert metastasis.diameter_um == pytest.approx(np.hypot(*(corners[:, None] - corners).T).max())
+        assert {found[label - 1].metastasis for label in metastasis.lesions} == {metastasis.label}
+
+
+def test_a_slide_is_as_bad_as_its_longest_metastasis():
+    """Squares whose diagonals are 0.14, 0.28 and 2.1 mm."""
+    itc, micro, macro = (square(side, shape=(160, 160)) for side in (10, 20, 150))
+    assert slide_category([]) == "negative"
+    for probability, category in ((itc, "itc"), (micro, "micro"), (macro, "macro")):
+        assert slide_category(join_fragments(find(probability, map_mpp=10.0))) == category
+    both = square(10, at=(2, 2), shape=(160, 160)) + square(20, at=(100, 100), shape=(160, 160))
+    assert slide_category(join_fragments(find(both, map_mpp=10.0))) == "micro"
+
+
+def test_without_a_resolution_nothing_is_joined_or_named():
+    found = find(picture(["#.#"]), map_mpp=None)
+    metastases = join_fragments(found)
+    assert [metastasis.lesions for metastasis in metastases] == [(1,), (2,)]
+    assert metastases[0].diameter_um is metastases[0].area_um2 is metastases[0].category is None
+    assert slide_category(metastases) is None
+
+
+def test_no_lesions_no_metastases():
+    assert join_fragments([]) == []
+
+
+@pytest.mark.parametrize("gap_um", [-1, np.nan])
+def test_what_is_no_gap_is_refused(gap_um):
+    with pytest.raises(BadInput):
+        join_fragments(find(picture(["#"])), gap_um)
+    with pytest.raises(BadInput):
+        find(picture(["."]), join_gap_um=gap_um)
+
+
+def test_the_limit_of_the_smallest_metastasis_is_in_the_note():
+    assert "200 cells" in CELLS_NOTE
+
+
+def measurements(probability, *, mpp, **settings):
+    collection = lesions_geojson(find(probability, **settings), mpp=mpp)
+    return [feature["properties"]["measurements"] for feature in collection["features"]]
+
+
+def test_geojson_carries_all_measures_with_their_units():
+    maps = {name: np.full((2, 4), 0.25) for name in ("aleatoric", "mutual_information")}
+    (found,) = measurements(picture(["####", "####"]), mpp=0.25, uncertainty=maps)
+    assert found == {
+        "Area µm^2": 32.0,
+        "Perimeter µm": 16.0,
+        "Major axis µm": round(2 * 4 * 1.25**0.5, 6),
+        "Minor axis µm": 4.0,
+        "Max diameter µm": round(2 * 20**0.5, 6),
+        "Eccentricity": round(0.8**0.5, 6),
+        "Extent": 1.0,
+        "Solidity": 1.0,
+        "Mean probability": 0.9,
+        "Max probability": 0.9,
+        "Mean aleatoric": 0.25,
+        "Mean mutual information bits": 0.25,
+        "Centroid X µm": 4.0,
+        "Centroid Y µm": 2.0,
+        "Metastasis": 1.0,
+    }
+
+
+def test_geojson_is_in_pixels_where_the_resolution_is_unknown():
+    (found,) = measurements(picture(["##"]), mpp=None, map_mpp=None)
+    assert {name: value for name, value in found.items() if "px" in name} == {
+        "Area px^2": 128.0,
+        "Perimeter px": 0.0,
+        "Major axis px": 16.0,
+        "Minor axis px": 0.0,
+        "Max diameter px": round(8 * 5**0.5, 6),
+        "Centroid X px": 8.0,
+        "Centroid Y px": 4.0,
+    }
+    assert not any("µm" in name for name in found)

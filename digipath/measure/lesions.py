@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from digipath.errors import BadInput
 from digipath.measure.pn_stage import CATEGORIES, size_category
-from digipath.measure.regions import Ints, Runs, closed_regions, linked, outlines, runs_of
+from digipath.measure.regions import Ints, Runs, closed_regions, linked, numbered, outlines, runs_of
 from digipath.measure.shape import diameters, shapes_of
 from digipath.measure.strips import MapLike, strips
 
@@ -278,7 +278,7 @@ def _measured(runs: Runs, region: Ints, frame: _Frame, names: tuple[str, ...]) -
     """The lesions that whole regions make, labelled 0; the runs' sums after the first are those of the names."""
     if not len(region):
         return []
-    _, region = np.unique(region, return_inverse=True)
+    region = numbered(region)
     polygons = outlines(runs, region, frame.width, frame.to_l0)
     shapes = shapes_of(runs, region)
     means = np.stack([np.bincount(region, total) / shapes.area for total in runs.total.T], axis=1)

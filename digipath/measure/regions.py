@@ -123,11 +123,12 @@ def closed_regions(found: Iterator[tuple[Strip, Runs]], width: int) -> Iterator[
         runs = new if growing is None else growing.then(new)
         region = _continued(runs, region, strip.row, width)
         # A region that reaches the strip's last row may go on in the next one.
-        last_row = strip.row + len(strip.maps[0]) - 1
-        open_ = np.isin(region, region[runs.row == last_row]) & (not strip.last)
+        reaching = np.zeros(region.max(initial=-1) + 1, bool)
+        reaching[region[np.searchsorted(runs.row, strip.row + len(strip.maps[0]) - 1) :]] = not strip.last
+        open_ = reaching[region]
         if not open_.all():
-            yield runs.only(~open_), _numbered(region[~open_])
-        growing, region = runs.only(open_), _numbered(region[open_])
+            yield runs.only(~open_), numbered(region[~open_])
+        growing, region = runs.only(open_), numbered(region[open_])
 
 
 def _continued(runs: Runs, region: Ints, row: int, width: int) -> Ints:
@@ -140,9 +141,11 @@ def _continued(runs: Runs, region: Ints, row: int, width: int) -> Ints:
     return np.concatenate((joined[region], joined[count + part[known - edge :]]))
 
 
-def _numbered(region: Ints) -> Ints:
+def numbered(region: Ints) -> Ints:
     """The same regions, numbered from 0 without gaps."""
-    return np.unique(region, return_inverse=True)[1].astype(np.int64)
+    there = np.zeros(region.max(initial=-1) + 1, bool)
+    there[region] = True
+    return (np.cumsum(there) - 1)[region]
 
 
 def linked(one: Ints, other: Ints, count: int) -> Ints:

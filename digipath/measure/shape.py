@@ -49,8 +49,7 @@ def shapes_of(runs: Runs, region: Ints) -> Shapes:
     """The descriptors of each region 0, 1, …, each of which has a run.
 
     Equal to scikit-image 0.26's `area`, `perimeter`, `axis_major_length`, `axis_minor_length`, `eccentricity`,
-    `extent` and `solidity`, where those are exact: its ellipses come from rounded moments, so that the minor
-    axis and the eccentricity of straight lines differ from ours, the true ones, by about 1e-7.
+    `extent` and `solidity` up to rounding; it has no exact counterpart of `diameter`.
     """
     if not len(region):
         return Shapes(*(np.zeros(0) for _ in Shapes.__dataclass_fields__))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ import shapely
 
 NAMESPACE = uuid.UUID("6f1d8a52-3c0e-5b59-9a51-6a0f5f0f7d11")  # ours, so that equal outlines get equal ids
 DECIMALS = 3  # of a level-0 pixel
+BITS = ("entropy", "mutual_information")  # maps in bits; variances of probabilities have no unit
 
 
 class Region(Protocol):
@@ -31,11 +32,37 @@ class Region(Protocol):
     @property
     def area_um2(self) -> float | None: ...
     @property
+    def perimeter_l0_px(self) -> float: ...
+    @property
+    def perimeter_um(self) -> float | None: ...
+    @property
+    def major_axis_l0_px(self) -> float: ...
+    @property
+    def major_axis_um(self) -> float | None: ...
+    @property
+    def minor_axis_l0_px(self) -> float: ...
+    @property
+    def minor_axis_um(self) -> float | None: ...
+    @property
+    def diameter_l0_px(self) -> float: ...
+    @property
+    def diameter_um(self) -> float | None: ...
+    @property
+    def eccentricity(self) -> float: ...
+    @property
+    def extent(self) -> float: ...
+    @property
+    def solidity(self) -> float: ...
+    @property
     def mean_probability(self) -> float: ...
     @property
     def max_probability(self) -> float: ...
     @property
+    def mean_uncertainty(self) -> Mapping[str, float]: ...
+    @property
     def centroid_l0(self) -> tuple[float, float]: ...
+    @property
+    def metastasis(self) -> int: ...
 
 
 def lesions_geojson(
@@ -58,32 +85,60 @@ def lesions_geojson(
 
 
 def _feature(lesion: Region, class_name: str, colour_rgb: tuple[int, int, int], mpp: float | None) -> dict[str, object]:
-    outline = shapely.transform(lesion.outline, lambda xy: np.round(xy, DECIMALS))
-    geometry = shapely.to_geojson(outline)
+    return annotation(
+        lesion.outline, f"{class_name} {lesion.label}", class_name, colour_rgb, _measurements(lesion, mpp)
+    )
+
+
+def annotation(
+    outline_l0: shapely.Geometry,
+    name: str,
+    class_name: str,
+    colour_rgb: tuple[int, int, int],
+    measurements: Mapping[str, float],
+) -> dict[str, object]:
+    """Return one Feature; equal outlines of a class have equal ids."""
+    geometry = shapely.to_geojson(shapely.transform(outline_l0, lambda xy: np.round(xy, DECIMALS)))
     return {
         "type": "Feature",
         "id": str(uuid.uuid5(NAMESPACE, f"{class_name} {geometry}")),
         "geometry": json.loads(geometry),
         "properties": {
             "objectType": "annotation",
-            "name": f"{class_name} {lesion.label}",
+            "name": name,
             "classification": {"name": class_name, "color": list(colour_rgb)},
-            "measurements": _measurements(lesion, mpp),
+            "measurements": dict(measurements),
         },
     }
 
 
 def _measurements(lesion: Region, mpp: float | None) -> dict[str, float]:
-    """Numbers with their units in the names, as QuPath writes its own."""
+    """Numbers with their units in the names, as QuPath writes its own; its name of the diameter too."""
     x, y = lesion.centroid_l0
     unit, scale = ("px", 1.0) if mpp is None else ("µm", mpp)
-    known = lesion.area_um2 is not None
-    area = {"Area µm^2": lesion.area_um2} if known else {"Area px^2": lesion.area_l0_px2}
     values = {
-        **area,
+        **_either("Area", "^2", lesion.area_um2, lesion.area_l0_px2),
+        **_either("Perimeter", "", lesion.perimeter_um, lesion.perimeter_l0_px),
+        **_either("Major axis", "", lesion.major_axis_um, lesion.major_axis_l0_px),
+        **_either("Minor axis", "", lesion.minor_axis_um, lesion.minor_axis_l0_px),
+        **_either("Max diameter", "", lesion.diameter_um, lesion.diameter_l0_px),
+        "Eccentricity": lesion.eccentricity,
+        "Extent": lesion.extent,
+        "Solidity": lesion.solidity,
         "Mean probability": lesion.mean_probability,
         "Max probability": lesion.max_probability,
+        **{_uncertainty(name): mean for name, mean in lesion.mean_uncertainty.items()},
         f"Centroid X {unit}": x * scale,
         f"Centroid Y {unit}": y * scale,
+        "Metastasis": lesion.metastasis,
     }
-    return {name: round(float(value), 6) for name, value in values.items() if value is not None}
+    return {name: round(float(value), 6) for name, value in values.items()}
+
+
+def _either(name: str, power: str, um: float | None, l0_px: float) -> dict[str, float]:
+    """In µm where the resolution is known, else in level-0 pixels."""
+    return {f"{name} px{power}": l0_px} if um is None else {f"{name} µm{power}": um}
+
+
+def _uncertainty(name: str) -> str:
+    return f"Mean {name.replace('_', ' ')}" + (" bits" if name in BITS else "")
