@@ -122,7 +122,9 @@ def simulate_heatmap(
     for cluster in clusters(lesions_px, CLUSTER_UM / errors.map_mpp):
         _add_cluster(logit, [lesions_px[i] for i in cluster], errors, rng)
     _add_false_regions(logit, tissue, errors, rng)
-    return np.where(tissue, _sigmoid(logit), np.float32(0))
+    heatmap = np.zeros_like(logit)
+    heatmap[tissue] = _sigmoid(logit[tissue])
+    return heatmap
 
 
 def clusters(outlines: Sequence[shapely.Geometry], gap: float) -> list[list[int]]:

@@ -194,6 +194,7 @@ def _laid_out(
     pieces: Sequence[tuple[Polygons, shapely.Polygon]], mpp: float
 ) -> tuple[Polygons, NDArray[np.bool_]]:
     """Pieces side by side in rows, the highest first: lesions in map pixels, and the tissue mask."""
+    pieces = [_upright(*piece) for piece in pieces]
     boxes = np.array([np.array(piece.bounds) / mpp for _, piece in pieces])
     sizes = np.ceil(boxes[:, 2:] - boxes[:, :2]).astype(int) + PACK_GAP_PX
     width = max(int(np.sqrt(sizes.prod(axis=1).sum()) * 1.2), int(sizes[:, 0].max()))
@@ -209,6 +210,16 @@ def _laid_out(
         places.append(shapely.transform(piece, lambda xy, s=shift: xy / mpp + s))
         x, shelf = x + int(sizes[index, 0]), max(shelf, int(sizes[index, 1]))
     return tuple(lesions), rasterised(places, (y + shelf, width))
+
+
+def _upright(lesions: Polygons, piece: shapely.Polygon) -> tuple[Polygons, shapely.Polygon]:
+    """A piece turned so that its bounding box is the smallest, as little empty glass as can be."""
+    corners = shapely.get_coordinates(shapely.minimum_rotated_rectangle(piece))
+    side = corners[1] - corners[0]
+    along = side / np.hypot(*side)
+    turn = np.array([[along[0], along[1]], [-along[1], along[0]]])
+    turned = shapely.transform([piece, *lesions], lambda xy: xy @ turn.T)
+    return tuple(turned[1:]), turned[0]
 
 
 def _polygons(rings: Sequence[Sequence[Sequence[float]]], mpp: float) -> list[shapely.Polygon]:
