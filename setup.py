@@ -6,7 +6,7 @@ setup(
     packages=[*find_packages(include=["digipath*"]), "digipath.cards", "digipath.webapp"],
     package_dir={"digipath.cards": "weights", "digipath.webapp": "webapp"},
     package_data={
-        "digipath.cards": ["*.json", "*.weights.h5"],
+        "digipath.cards": ["*.json", "*.weights.h5", "*.skops"],
         "digipath": ["py.typed"],
         "digipath.training": ["*.toml"],
     },

@@ -16,6 +16,7 @@ from typing import Any
 _PUBLIC = {
     "Segmentation": "digipath.result",
     "build": "digipath.nn",
+    "burden": "digipath.tumour_burden",
     "evaluate": "digipath.evaluation",
     "fetch": "digipath.weights",
     "list_results": "digipath.result",
@@ -25,6 +26,7 @@ _PUBLIC = {
     "open_slide": "digipath.slide",
     "segment": "digipath.pipeline",
     "show_weights": "digipath.weights",
+    "stage": "digipath.staging",
     "train": "digipath.training.experiment",
 }
 

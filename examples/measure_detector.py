@@ -35,6 +35,7 @@ FEATURES_MPP = 16 * SLIDE_MPP  # of the didsr heatmaps: level 4, which their les
 KINDS = ("unet", "deeplab", "deep-unet")
 MOST = 1e-4  # probabilities nearer to 0 or 1 say nothing more
 WELL_INSIDE_UM = 24.0
+QUANTILES = (50, 75, 90)  # of the largest false regions; below, slides without any decide, which the counts tell
 
 
 def main() -> None:
@@ -202,18 +203,18 @@ def false_regions(tables: Tables, found: dict[str, float]) -> dict[str, float]:
         "false_dispersion": mean**2 / (variance - mean),  # negative binomial: variance = mean + mean² / shape
         "false_aspect": tables.aspect,
     }
-    wanted = np.log(np.percentile(tables.largest_um2, (25, 50, 75, 90), axis=0) + MAP_MPP**2)
+    wanted = np.log(np.percentile(tables.largest_um2, QUANTILES, axis=0) + MAP_MPP**2)
 
     def difference(given: np.ndarray) -> float:
         tried = _false_errors({**found, **rate}, given)
-        got = np.log(np.percentile(_largest_um2(tried, tables), (25, 50, 75, 90), axis=0) + MAP_MPP**2)
+        got = np.log(np.percentile(_largest_um2(tried, tables), QUANTILES, axis=0) + MAP_MPP**2)
         return float(((got - wanted) ** 2).sum())
 
     grid = [(np.log(d), s, np.log(p)) for d in (20, 40, 60, 80) for s in (0.2, 0.5, 0.8) for p in (0.3, 0.8, 1.5, 2.5)]
     start = min(grid, key=lambda given: difference(np.array(given)))
     best = optimize.minimize(difference, start, method="Nelder-Mead", options={"maxfev": 60}).x
     fitted = _false_errors({**found, **rate}, best)
-    got = np.percentile(_largest_um2(fitted, tables), (25, 50, 75, 90), axis=0)
+    got = np.percentile(_largest_um2(fitted, tables), QUANTILES, axis=0)
     print("largest false region, µm² at p 0.5 and 0.9; real:", np.exp(wanted).round(), "simulated:", got.round())
     names = ("false_diameter_um", "false_log_sd", "false_peak_logit")
     return rate | {name: getattr(fitted, name) for name in names}

@@ -21,7 +21,8 @@ STAGES = {
     "report", "runtime", "slide", "stain", "synthetic", "tissue", "weights",
 }  # fmt: skip
 SENTENCES = {
-    "evaluation", "networks", "pipeline", "reporting", "result", "scoring", "slide_stain", "training",
+    "burden_files", "evaluation", "networks", "node_maps", "pipeline", "planning", "reporting", "result", "scoring",
+    "slide_stain", "staging", "training", "tumour_burden", "where_to_look",
 }  # fmt: skip
 DOORS = {"__init__", "__main__", "cli", "demo", "progress", "webapp"}
 KERAS_ROOMS = {"nn", "runtime", "explain", "training"}

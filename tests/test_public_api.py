@@ -14,6 +14,7 @@ import digipath
 PUBLIC = [
     "Segmentation",
     "build",
+    "burden",
     "evaluate",
     "fetch",
     "list_results",
@@ -23,6 +24,7 @@ PUBLIC = [
     "open_slide",
     "segment",
     "show_weights",
+    "stage",
     "train",
 ]
 
@@ -54,7 +56,7 @@ def test_signature_of_segment_is_stable():
     keywords = {n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     assert keywords == {
         "out", "views", "overlap", "patch", "mpp", "at_mpp", "out_mpp", "tissue", "stain", "window",
-        "predictors", "runtime", "precision", "resume", "progress", "cancel",
+        "calibrated", "extra_maps", "keep_members", "predictors", "runtime", "precision", "resume", "progress", "cancel",
     }  # fmt: skip
 
 

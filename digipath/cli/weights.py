@@ -176,7 +176,7 @@ def _print_rows(rows: Sequence[dict[str, Any]]) -> None:
     for column in table.columns[:-1]:
         column.no_wrap = True
     for row in rows:
-        mpp = str(row["input"].get("mpp", "–"))
+        mpp = str(row["input"].get("mpp", row["input"].get("map_mpp", "–")))
         table.add_row(row["name"], row["kind"], mpp, row["size"], row["here"], row["task"])
     console.print(table)
     console.print("`digipath weights show NAME` tells licence, data, scores and limits; `fetch NAME` brings it here.")
@@ -187,6 +187,8 @@ def _print_record(record: dict[str, Any], indent: str = "") -> None:
         if isinstance(value, dict):
             print(f"{indent}{key}:")
             _print_record(value, indent + "  ")
+        elif isinstance(value, list) and value and all(isinstance(item, int | float) for item in value):
+            print(f"{indent}{key}: {', '.join(map(str, value))}")
         elif isinstance(value, list):
             print(f"{indent}{key}:")
             for item in value:

@@ -201,7 +201,7 @@ def category_indices(categories: Sequence[str] | ArrayLike) -> Ints:
 
 
 def logged(features: Floats) -> Floats:
-    """sign(x) log(1 + |x|): sizes span many orders of magnitude, and SMOTE's neighbours would be those of one feature."""
+    """sign(x) log(1 + abs(x)): sizes span many orders of magnitude, and one would decide who is SMOTE's neighbour."""
     return np.sign(features) * np.log1p(np.abs(features))
 
 

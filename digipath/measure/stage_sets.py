@@ -18,9 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 from digipath.errors import BadInput
 from digipath.measure.conformal import label_scores, prediction_set, split_quantile
 from digipath.measure.forests import category_indices
-from digipath.measure.pn_stage import CATEGORIES, patient_stage, stage_probabilities
+from digipath.measure.pn_stage import CATEGORIES, OUTSIDE, PN1_NODES, PN2_NODES, patient_stage, stage_probabilities
 
 LEVELS = (0.8, 0.9, 0.95)
+FEWEST_NODES = {"pN2": PN1_NODES + 1, OUTSIDE: PN2_NODES + 1}  # of the stages that a single node does not make
 METHOD = "split conformal; score: 1 − probability of the truth; null: too few to exclude anything at this level"
 
 
@@ -63,6 +64,13 @@ def calibrate_stage(
     }
 
 
+def check_level(conformal: Mapping[str, Any], level: float) -> None:
+    """Raise BadInput, which names those there are, for a level that a card's `conformal` does not have."""
+    _quantile(conformal, "nodes", level)
+    if conformal["patients"] is not None:
+        _quantile(conformal, "patients", level)
+
+
 def node_set(probabilities: ArrayLike, conformal: Mapping[str, Any], level: float) -> tuple[str, ...]:
     """The categories of a node with these (4,) probabilities that cannot be excluded at the level.
 
@@ -74,10 +82,13 @@ def node_set(probabilities: ArrayLike, conformal: Mapping[str, Any], level: floa
     return tuple(name for name, there in zip(CATEGORIES, inside, strict=True) if there)
 
 
-def stage_set(distribution: Mapping[str, float], conformal: Mapping[str, Any], level: float) -> tuple[str, ...]:
+def stage_set(
+    distribution: Mapping[str, float], conformal: Mapping[str, Any], level: float, *, nodes: int | None = None
+) -> tuple[str, ...]:
     """The stages of a patient with this distribution (`stage_probabilities`) that cannot be excluded at the level.
 
-    Empty where the card has no quantiles for patients.
+    Given the number of nodes, stages that take more of them are left out. Empty where the card has no quantiles for
+    patients.
 
     Raises:
         BadInput: a level that the card's `conformal` does not have.
@@ -85,7 +96,8 @@ def stage_set(distribution: Mapping[str, float], conformal: Mapping[str, Any], l
     if conformal["patients"] is None:
         return ()
     inside = prediction_set(np.array(list(distribution.values())), _quantile(conformal, "patients", level))
-    return tuple(name for name, there in zip(distribution, inside, strict=True) if there)
+    impossible = {stage for stage, fewest in FEWEST_NODES.items() if nodes is not None and nodes < fewest}
+    return tuple(stage for stage, there in zip(distribution, inside, strict=True) if there and stage not in impossible)
 
 
 def _patient_score(chances: NDArray[np.float64], truth: NDArray[np.intp]) -> float:

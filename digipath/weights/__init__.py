@@ -10,6 +10,7 @@ from __future__ import annotations
 from digipath.weights.arrival import fetch, import_weights
 from digipath.weights.cards import (
     DEFAULT,
+    DEFAULT_FOREST,
     SCHEMA,
     cards_with_files,
     home,
@@ -22,6 +23,7 @@ from digipath.weights.integrity import sha256_of, verify, whereabouts
 
 __all__ = [
     "DEFAULT",
+    "DEFAULT_FOREST",
     "SCHEMA",
     "cards_with_files",
     "fetch",

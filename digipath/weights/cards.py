@@ -23,6 +23,7 @@ from digipath.files import read_json
 from digipath.values import Card
 
 DEFAULT = "lymphnode-ensemble-v1"
+DEFAULT_FOREST = "lymphnode-pn-forest-v1"
 SCHEMA = "card.schema.json"
 
 

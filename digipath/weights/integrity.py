@@ -136,7 +136,9 @@ def _implausible(path: Path, card: Card) -> str | None:
     with path.open("rb") as stream:
         begin = stream.read(16)
     layout, parameters = card.record.get("format"), card.record.get("parameters")
-    if layout == "torch":
+    if card.file.suffix == ".skops":
+        whole, values = zipfile.is_zipfile(path), None
+    elif layout == "torch":
         whole, values = zipfile.is_zipfile(path) or begin.startswith(PICKLE_SIGNATURE), None
     else:
         values = _values_in(path)
