@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,25 @@ def write_atomically(path: Path, data: str | bytes) -> None:
             is left behind.
     """
     raw = data.encode(errors="backslashreplace") if isinstance(data, str) else data
-    # A name of its own: two writers never share a temporary file.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    _whole(path, lambda temporary: temporary.write_bytes(raw))
+
+
+def copy_atomically(source: Path, path: Path) -> None:
+    """Copy a file so that it is there whole or not at all.
+
+    Raises:
+        OutputUnwritable: as for `write_atomically`.
+    """
+    _whole(path, lambda temporary: shutil.copyfile(source, temporary))
+
+
+def made_folder(path: Path) -> Path:
+    """The same folder, made if it was absent. Raises OutputUnwritable where that cannot be."""
     try:
-        try:
-            temporary.write_bytes(raw)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = error.strerror or error
-        raise OutputUnwritable(f"expected to write {path.name} in {path.parent}, but: {reason}") from error
+        raise OutputUnwritable(f"expected a folder to write to, {error.strerror or error}: {path}") from error
+    return path
 
 
 def write_json(path: Path, value: object, *, indent: int | None = 2) -> None:
@@ -51,3 +61,17 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON
         ValueError: it is none (RecursionError where it is nested absurdly deep); OSError: no file.
     """
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside `path` under a name of its own, since two writers never share a file; then rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        try:
+            write(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputUnwritable(f"expected to write {path.name} in {path.parent}, but: {reason}") from error

@@ -1,16 +1,19 @@
 """Maps on disk: one OME-Zarr (NGFF 0.5) image per map in `maps.zarr`, and a checkpoint.
 
-    maps.zarr/                      group, `bioformats2raw.layout` so that readers list its images
-        probability/0, 1, 2, …      (c, y, x) float16, each level half the one before
-        aleatoric/… epistemic/…     likewise, where defined
-        coverage/… tissue/…         (c, y, x) uint8
-    checkpoint.json                 rows that are final, and their ledger
+    maps.zarr/                           group, `bioformats2raw.layout` so that readers list its images
+        probability/0, 1, 2, …           (c, y, x) float16, each level half the one before
+        aleatoric/… epistemic/…          likewise, where defined
+        entropy/… mutual_information/…   likewise, one channel in bits, on request
+        members/<network>/…              likewise, each network's own probability, on request
+        coverage/… tissue/…              (c, y, x) uint8
+    checkpoint.json                      rows that are final, their ledger, and the tally of adaptive views
 
-Probabilities and variances are NaN on tissue that has no prediction and 0 off tissue.
+Probabilities, variances and entropies are NaN on tissue that has no prediction and 0 off tissue.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -24,10 +27,11 @@ from zarr.codecs import BloscCodec
 
 from digipath.errors import NotFound
 from digipath.files import read_json, write_json
-from digipath.values import BACKGROUND, Coverage, Grid
+from digipath.values import BACKGROUND, ENTROPIES, Coverage, Grid, ViewTally
 
 T = TypeVar("T", bound=np.generic)
 CODES = ("coverage", "tissue")
+MEMBERS = "members"
 CHUNK = (1, 256, 2048)  # 1 MB of float16; flat, since bands of rows are written and read
 SMALLEST_LEVEL_PX = 512
 
@@ -38,7 +42,7 @@ class ZarrMaps:
     Args:
         folder: case folder; the caller holds its lock.
         grid: gives the maps' shape and µm per pixel.
-        names: maps to write, besides `coverage` and `tissue`.
+        names: maps to write, besides `coverage` and `tissue`; those of networks as `members/<name>`.
         classes: names of the channels.
     """
 
@@ -46,15 +50,16 @@ class ZarrMaps:
         self._checkpoint = folder / "checkpoint.json"
         self._path = folder / "maps.zarr"
         self._grid = grid
-        self._names = {name: 1 if name in CODES else len(classes) for name in (*names, *CODES)}
-        self.rows_done, self.coverage = 0, Coverage()
+        self._labels = {name: (name,) if name in (*CODES, *ENTROPIES) else tuple(classes) for name in (*names, *CODES)}
+        self.rows_done, self.coverage, self.tally = 0, Coverage(), ViewTally()
         if self._checkpoint.exists():
             saved = read_json(self._checkpoint)
             self.rows_done, self.coverage = saved["rows_done"], Coverage(**saved["coverage"])
+            self.tally = ViewTally(**saved["tally"])
             self._group = zarr.open_group(self._path, mode="r+")
         else:
-            self._create(classes)
-        self._finest = {name: self._group[name]["0"] for name in self._names}
+            self._create(most=max(1.0, math.log2(len(classes))))
+        self._finest = {name: self._group[name]["0"] for name in self._labels}
 
     def write(self, row: int, values: Mapping[str, NDArray[np.generic]]) -> None:
         """Store rows from `row` on, each (rows, columns[, channels]); `tissue` follows coverage."""
@@ -62,34 +67,38 @@ class ZarrMaps:
             self._store(name, row, block)
         self._store("tissue", row, values["coverage"] != BACKGROUND)
 
-    def commit(self, rows_done: int, coverage: Coverage) -> None:
+    def commit(self, rows_done: int, coverage: Coverage, tally: ViewTally) -> None:
         """Note on disk that everything above `rows_done` is final."""
-        write_json(self._checkpoint, {"rows_done": rows_done, "coverage": asdict(coverage)})
-        self.rows_done, self.coverage = rows_done, coverage
+        saved = {"rows_done": rows_done, "coverage": asdict(coverage), "tally": asdict(tally)}
+        write_json(self._checkpoint, saved)
+        self.rows_done, self.coverage, self.tally = rows_done, coverage, tally
 
     def finish(self) -> None:
         """Build the lower resolution levels of every map."""
-        for name in self._names:
+        for name in self._labels:
             image = self._group[name]
             for level in range(1, _levels(self._grid.map_shape)):
                 _halve(image[str(level - 1)], image[str(level)], codes=name in CODES)
 
-    def _create(self, classes: Sequence[str]) -> None:
+    def _create(self, most: float) -> None:
+        """Make all images empty; `most` bits is the greatest entropy."""
         shutil.rmtree(self._path, ignore_errors=True)
         self._group = zarr.open_group(self._path, mode="w", zarr_format=3)
         self._group.attrs["ome"] = {"version": "0.5", "bioformats2raw.layout": 3}
         series = self._group.create_group("OME")
-        series.attrs["ome"] = {"version": "0.5", "series": list(self._names)}
-        for name, channels in self._names.items():
-            self._create_image(name, channels, classes if name not in CODES else (name,))
-        self.commit(0, Coverage())
+        series.attrs["ome"] = {"version": "0.5", "series": list(self._labels)}
+        if any(name.startswith(f"{MEMBERS}/") for name in self._labels):
+            self._group.create_group(MEMBERS)
+        for name, labels in self._labels.items():
+            self._create_image(name, labels, 3 if name in CODES else most if name in ENTROPIES else 1)
+        self.commit(0, Coverage(), ViewTally())
 
-    def _create_image(self, name: str, channels: int, labels: Sequence[str]) -> None:
+    def _create_image(self, name: str, labels: Sequence[str], most: float) -> None:
         image = self._group.create_group(name)
         rows, columns = self._grid.map_shape
         levels = _levels(self._grid.map_shape)
         for level in range(levels):
-            shape = (channels, *(-(-size // 2**level) for size in (rows, columns)))
+            shape = (len(labels), *(-(-size // 2**level) for size in (rows, columns)))
             image.create_array(
                 str(level),
                 shape=shape,
@@ -99,7 +108,7 @@ class ZarrMaps:
                 compressors=BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"),
                 dimension_names=("c", "y", "x"),
             )
-        image.attrs["ome"] = _ome(name, self._grid.map_mpp, levels, labels)
+        image.attrs["ome"] = _ome(name, self._grid.map_mpp, levels, labels, most)
 
     def _store(self, name: str, row: int, block: NDArray[np.generic]) -> None:
         array = self._finest[name]
@@ -115,8 +124,8 @@ def _levels(shape: Sequence[int]) -> int:
     return count
 
 
-def _ome(name: str, mpp: float | None, levels: int, labels: Sequence[str]) -> dict[str, object]:
-    """NGFF 0.5 multiscales metadata; scales in µm where known, else in map pixels."""
+def _ome(name: str, mpp: float | None, levels: int, labels: Sequence[str], most: float) -> dict[str, object]:
+    """NGFF 0.5 multiscales metadata; scales in µm where known, else in map pixels; values go up to `most`."""
     unit = {} if mpp is None else {"unit": "micrometer"}
     space = [{"name": axis, "type": "space", **unit} for axis in "yx"]
     pixel = 1.0 if mpp is None else mpp
@@ -127,7 +136,7 @@ def _ome(name: str, mpp: float | None, levels: int, labels: Sequence[str]) -> di
         transforms.append({"type": "translation", "translation": [0.0, shift, shift]})
         datasets.append({"path": str(level), "coordinateTransformations": transforms})
     axes = [{"name": "c", "type": "channel"}, *space]
-    window = {"min": 0, "max": 3 if name in CODES else 1, "start": 0, "end": 3 if name in CODES else 1}
+    window = {"min": 0, "max": most, "start": 0, "end": most}
     channels = [{"label": label, "color": "FFFFFF", "active": True, "window": window} for label in labels]
     return {
         "version": "0.5",
@@ -228,7 +237,7 @@ class MapArray:
 
 
 def open_maps(folder: Path) -> dict[str, MapArray]:
-    """Return the maps of a case folder by name.
+    """Return the maps of a case folder by name; those of single networks as `members/<name>`.
 
     Raises:
         NotFound: the folder holds no maps.
@@ -236,4 +245,7 @@ def open_maps(folder: Path) -> dict[str, MapArray]:
     if not (folder / "maps.zarr" / "zarr.json").exists():
         raise NotFound(f"no maps in {folder}: expected maps.zarr, as `digipath segment` writes it")
     group = zarr.open_group(folder / "maps.zarr", mode="r")
-    return {name: MapArray(image) for name, image in group.groups() if "0" in image}
+    images = {name: image for name, image in group.groups() if "0" in image}
+    if MEMBERS in group:
+        images |= {f"{MEMBERS}/{name}": image for name, image in group[MEMBERS].groups()}
+    return {name: MapArray(image) for name, image in images.items()}

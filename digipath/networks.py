@@ -17,9 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath.engine.predict import checked
+from digipath.engine.ensemble import checked
 from digipath.errors import BadCard, BadInput, BadPredictor, WeightsCorrupt
-from digipath.runtime import Choice, choose, keras_predictor, openvino_predictor, without_startup_notices
+from digipath.runtime import (
+    Choice,
+    choose,
+    keras_predictor,
+    openvino_predictor,
+    with_temperature,
+    without_startup_notices,
+)
 from digipath.stain import StainReference
 from digipath.values import Card, Predictor
 from digipath.weights import load_card, member_cards, verify
@@ -62,9 +69,17 @@ class Networks:
 
 
 def published(
-    weights: str, *, patch: int | None = None, runtime: str = "auto", precision: str = "auto"
+    weights: str,
+    *,
+    patch: int | None = None,
+    runtime: str = "auto",
+    precision: str = "auto",
+    calibrated: bool = True,
 ) -> Networks:
     """The network or ensemble a card describes; its files are verified here, before any work.
+
+    Args:
+        calibrated: each network with the temperature of its card, where it states one; False: as it was trained.
 
     Raises:
         UnknownWeights, BadCard, WeightsCorrupt: see `digipath.weights`.
@@ -82,17 +97,25 @@ def published(
     if side < multiple or side % multiple:
         raise BadInput(f"patch must be a multiple of {multiple} px for these networks, got {side}")
     choice = choose(runtime, precision)
+    temperatures = {card.name: found for card in cards if calibrated and (found := temperature(card)) is not None}
+    identity = {"name": weights, "sha256": hashes, "runtime": choice.runtime, "precision": choice.precision}
     return Networks(
         mpp=cards[0].mpp,
         patch=side,
         kept=cards[0].kept,
         classes=cards[0].kept_classes,
-        identity={"name": weights, "sha256": hashes, "runtime": choice.runtime, "precision": choice.precision},
+        identity=identity | ({"temperature": temperatures} if temperatures else {}),
         count=len(cards),
         cards=cards,
-        load=lambda: _load(cards, side, choice),
+        load=lambda: _load(cards, side, choice, temperatures),
         stain=stain,
     )
+
+
+def temperature(card: Card) -> float | None:
+    """What the card of a network divides its logits by to calibrate it; None where it says nothing."""
+    calibration = card.record.get("calibration")
+    return None if calibration is None else float(calibration["temperature"])
 
 
 def own(predictors: Sequence[Predictor], *, patch: int | None = None) -> Networks:
@@ -121,7 +144,7 @@ def own(predictors: Sequence[Predictor], *, patch: int | None = None) -> Network
 
 
 def load(name: str) -> keras.Model:
-    """The Keras model of a network card, with its verified weights.
+    """The Keras model of a network card, with its verified weights, as it was trained: without its temperature.
 
     Its input is float (B, H, W, 3) = uint8 RGB × the card's scale + offset.
 
@@ -232,14 +255,16 @@ def _stain(cards: Sequence[Card]) -> StainReference | None:
         raise BadCard(f"weights card states a wrong input.stain: {error}: {cards[0].path}") from error
 
 
-def _load(cards: Sequence[Card], patch: int, choice: Choice) -> list[Predictor]:
+def _load(cards: Sequence[Card], patch: int, choice: Choice, temperatures: Mapping[str, float]) -> list[Predictor]:
     with without_startup_notices():
-        return [_predictor(card, patch, choice) for card in cards]
+        return [_predictor(card, patch, choice, temperatures.get(card.name)) for card in cards]
 
 
-def _predictor(card: Card, patch: int, choice: Choice) -> Predictor:
+def _predictor(card: Card, patch: int, choice: Choice, temperature: float | None) -> Predictor:
     scale, offset = card.record["input"]["scale"], card.record["input"]["offset"]
     network = _network(card)
+    if temperature is not None:
+        network = with_temperature(network, temperature)
     if choice.runtime == "keras":
         return keras_predictor(network, patch, scale=scale, offset=offset)
     return openvino_predictor(network, patch, scale=scale, offset=offset, precision=choice.precision)

@@ -3,97 +3,40 @@
 from __future__ import annotations
 
 import errno
-import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from digipath import memory, slide_stain
+from digipath import memory
 from digipath import networks as choose_networks
-from digipath.annotation import rasterise, read_mask, read_outlines
 from digipath.case import Case, file_identity
-from digipath.engine.predict import Clock, map_names, predict_maps
+from digipath.engine.adaptive import AdaptiveViews, chosen_views
+from digipath.engine.ensemble import map_names
+from digipath.engine.predict import Clock, predict_maps
 from digipath.engine.reader import BlockReader
-from digipath.engine.stitch import WINDOWS
-from digipath.engine.views import views_of
-from digipath.errors import BadInput, MissingResolution, OutputUnwritable, ResolutionTooLow
+from digipath.errors import OutputUnwritable
 from digipath.files import write_json
-from digipath.grid import tissue_grid
 from digipath.maps import ZarrMaps
 from digipath.networks import Networks
+from digipath.planning import Plan, Settings, plan_slide
 from digipath.reporting import write_report
 from digipath.result import Segmentation, open_result
-from digipath.slide import Overview, Slide, open_slide
-from digipath.slide_stain import Staining
+from digipath.slide import Slide, open_slide
 from digipath.stain import StainReference
-from digipath.tissue import tissue_mask
-from digipath.values import (
-    EXCLUDED,
-    PREDICTED,
-    Cancel,
-    Grid,
-    Predictor,
-    Progress,
-    ProgressCallback,
-    coarsened,
-)
+from digipath.values import Cancel, Predictor, Progress, ProgressCallback
 from digipath.weights import DEFAULT
 
-OWNED = ("checkpoint.json", "maps.zarr", "run.json", "summary.json", "lesions.geojson", "report.html", "overlay.png")
-DEFAULT_REDUCE = 4  # map pixels are 4 × 4 working pixels: 2 µm for a network at 0.5 µm
-COARSEST = 2.0  # times the network's µm/px; a coarser slide lacks what the network looks at
+OWNED = (
+    "checkpoint.json", "maps.zarr", "run.json", "summary.json", "lesions.geojson", "look_here.geojson", "report.html",
+    "overlay.png",
+)  # fmt: skip
 BLOCK_PX = 256  # decoded at once, where the file has no tiles of its own
-OVERVIEW_PX = (1024, 2048)  # least and greatest longer side: enough to find tissue on, whatever the slide
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the maps depend on besides slide and weights; None where the card decides."""
-
-    views: int = 1
-    overlap: float = 0.5
-    window: str = "smooth"
-    out_mpp: float | str | None = None
-    tissue: str = "auto"
-    patch: int | None = None
-    at_mpp: float | None = None
-    stain: str | StainReference | None = None
-
-    def check(self) -> None:
-        """Refuse what cannot be, before anything is opened."""
-        views_of(self.views)
-        if not 0 <= self.overlap < 1:
-            raise BadInput(f"overlap must be in [0, 1), got {self.overlap}; 0.5 is the usual choice")
-        if self.window not in WINDOWS:
-            raise BadInput(f"window must be one of {', '.join(WINDOWS)}, got {self.window!r}")
-        if isinstance(self.out_mpp, str) and self.out_mpp != "native":
-            raise BadInput(f"out_mpp must be µm per pixel or 'native', got {self.out_mpp!r}")
-        for name in ("out_mpp", "at_mpp", "patch"):
-            value = getattr(self, name)
-            if isinstance(value, int | float) and not 0 < value < math.inf:
-                raise BadInput(f"{name} must be positive and finite, got {value}")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Where to predict: the grid, what is wanted of each overview pixel, and what was found."""
-
-    grid: Grid
-    read_mpp: float | None
-    wanted: NDArray[np.uint8]
-    overview: Overview
-    notes: tuple[str, ...]
-    pen_px: Mapping[str, int]
-    staining: Staining | None = None
 
 
 def segment(
@@ -101,7 +44,7 @@ def segment(
     weights: str = DEFAULT,
     *,
     out: str | Path | None = None,
-    views: int = 1,
+    views: int | str = 1,
     overlap: float | None = None,
     patch: int | None = None,
     mpp: float | None = None,
@@ -110,6 +53,9 @@ def segment(
     tissue: str | Path = "auto",
     stain: str | Path | StainReference | None = None,
     window: str = "smooth",
+    calibrated: bool = True,
+    extra_maps: Sequence[str] = (),
+    keep_members: bool = False,
     predictors: Sequence[Predictor] | None = None,
     runtime: str = "auto",
     precision: str = "auto",
@@ -123,7 +69,9 @@ def segment(
         slide: a file OpenSlide reads, or a JPEG, PNG or TIFF with `mpp`.
         weights: a card's name (`list_weights()`) or the path of a card file.
         out: the case folder; default `<slide's name>.digipath` in the working directory.
-        views: 1, 2, 4 or 8 symmetries to average over; more than 1 gives the aleatoric map.
+        views: 1, 2, 4 or 8 symmetries to average over; more than 1 gives the aleatoric map. "adaptive": 2
+            of them, and all 8 where those disagree or come near the threshold; what that saved and
+            changed is in the run record, see `digipath.engine.adaptive`.
         overlap: share of a patch its neighbour covers too, in [0, 1); default 0.5 (Khened 2021).
         patch: side of a patch in pixels at the working resolution; default the card's.
         mpp: µm per level-0 pixel, overriding what the slide states.
@@ -135,6 +83,10 @@ def segment(
             "reinhard" (a published one), a picture or slide to fit Macenko's method on, or a
             `digipath.stain.StainReference`; "none" for as it is; default what the card says.
         window: "smooth" or "mean" blending of overlapping patches.
+        calibrated: with the temperatures that the cards state; False: as the networks were trained.
+        extra_maps: `entropy` (of the probability) and `mutual_information` (what of it the networks
+            disagree on; absent with one network), in bits.
+        keep_members: store each network's own map too.
         predictors: your own callables instead of `weights`, see `digipath.values.Predictor`.
         runtime: "auto", "keras" or "openvino"; precision: "auto", "f32" or "bf16".
         resume: go on with an unfinished run of the same input and settings, return a finished
@@ -146,11 +98,16 @@ def segment(
     """
     stain = str(stain) if isinstance(stain, Path) else stain
     overlap = 0.5 if overlap is None else overlap
-    settings = Settings(views, overlap, window, out_mpp, str(tissue), patch, at_mpp, stain)
+    settings = Settings(
+        views, overlap, window, out_mpp, str(tissue), patch, at_mpp, stain,
+        calibrated=calibrated, extra_maps=tuple(extra_maps), keep_members=keep_members,
+    )  # fmt: skip
     settings.check()
     with open_slide(slide, mpp=mpp) as source:
         if predictors is None:
-            networks = choose_networks.published(weights, patch=patch, runtime=runtime, precision=precision)
+            networks = choose_networks.published(
+                weights, patch=patch, runtime=runtime, precision=precision, calibrated=calibrated
+            )
         else:
             networks = choose_networks.own(predictors, patch=patch)
         began = time.perf_counter()
@@ -165,115 +122,6 @@ def segment(
                 write_report(folder, source, plan.overview, networks.cards, record)
                 write_json(folder / "run.json", record)
     return open_result(folder)
-
-
-def plan_slide(source: Slide, networks: Networks, settings: Settings) -> Plan:
-    """Find the working resolution, the tissue and the patches that cover it.
-
-    Raises:
-        MissingResolution, ResolutionTooLow, SlideUnreadable, BadAnnotation; BadInput: no stain to fit.
-    """
-    read_mpp, notes = working_mpp(source, networks, settings.at_mpp)
-    shape_px = source.working_size_px(read_mpp)
-    overview = source.overview(longest_px=OVERVIEW_PX)
-    mpp = source.mpp if read_mpp is None else read_mpp
-    reduce = _reduce(settings.out_mpp, mpp, source.path)
-    wanted, found, pen_px = _wanted(overview, settings.tissue, source.size_l0)
-    staining, asked = _staining(source, wanted == PREDICTED, networks, settings.stain, mpp=read_mpp)
-    wanted = coarsened(wanted, [-(-size // reduce) for size in shape_px])
-    grid = tissue_grid(
-        wanted == PREDICTED,
-        shape_px,
-        (networks.patch, networks.patch),
-        overlap=settings.overlap,
-        reduce=reduce,
-        mpp=mpp,
-    )
-    memory.trim()
-    return Plan(grid, read_mpp, wanted, overview, (*notes, *asked, *found), pen_px, staining)
-
-
-def working_mpp(
-    source: Slide, networks: Networks, at_mpp: float | None = None
-) -> tuple[float | None, tuple[str, ...]]:
-    """The resolution to read at (None: level 0 as it is), and notes where it is not the networks' own.
-
-    Raises:
-        MissingResolution: the networks want one and the slide states none.
-        ResolutionTooLow: slide or `at_mpp` is more than twice as coarse as the networks' resolution.
-    """
-    asked = networks.mpp if at_mpp is None else at_mpp
-    if asked is None:
-        return None, ()
-    own, trained = source.require_mpp(), networks.mpp or asked
-    if max(own, asked) > COARSEST * trained:
-        raise ResolutionTooLow(
-            f"{max(own, asked):g} µm/px is more than {COARSEST:g} × coarser than the {trained:g} µm/px that the "
-            f"network was trained at; it cannot segment this: {source.path}"
-        )
-    mpp, notes = source.snap_mpp(asked), []
-    if own > mpp * 1.02:
-        notes.append(f"The slide ({own:g} µm/px) is coarser than {asked:g} µm/px and was enlarged.")
-    if asked != trained:
-        notes.append(f"The network was trained at {trained:g} µm/px and runs at {asked:g} µm/px, as asked.")
-    return mpp, tuple(notes)
-
-
-def _reduce(out_mpp: float | str | None, mpp: float | None, path: Path) -> int:
-    """Working pixels per map pixel."""
-    if out_mpp == "native":
-        return 1
-    if out_mpp is None:
-        return DEFAULT_REDUCE
-    if mpp is None:
-        raise MissingResolution(f"out_mpp is in µm, but the slide states no resolution; give it with --mpp: {path}")
-    reduce = round(float(out_mpp) / mpp)
-    if reduce < 1:
-        raise BadInput(f"out_mpp {out_mpp} is finer than the working resolution {mpp:g}; use 'native' for that")
-    return reduce
-
-
-def _wanted(
-    overview: Overview, tissue: str, size_l0: tuple[int, int]
-) -> tuple[NDArray[np.uint8], tuple[str, ...], Mapping[str, int]]:
-    """What is asked of each overview pixel (BACKGROUND, PREDICTED, EXCLUDED), notes, ink counts."""
-    if tissue in ("auto", "all", "white-tiles"):
-        found = tissue_mask(overview.image, um_per_px=overview.mpp, failed=overview.failed, method=tissue)
-        wanted = np.where(found.mask, PREDICTED, 0).astype(np.uint8)
-        wanted[found.pen & ~found.mask] = EXCLUDED
-        return wanted, found.notes, found.pen_px
-    path = Path(tissue)
-    if not path.is_file():
-        raise BadInput(f"tissue must be auto, all, white-tiles or a mask or outline file, got {tissue!r}")
-    shape = overview.image.shape[:2]
-    if path.suffix.lower() in (".geojson", ".json", ".xml"):
-        mask = rasterise(read_outlines(path), shape, overview.downsample)
-    else:
-        mask = read_mask(path, size_l0, shape, overview.downsample)
-    return np.where(mask, PREDICTED, 0).astype(np.uint8), (f"Tissue as drawn in {path.name}.",), {}
-
-
-def _staining(
-    source: Slide,
-    tissue: NDArray[np.bool_],
-    networks: Networks,
-    stain: str | StainReference | None,
-    *,
-    mpp: float | None,
-) -> tuple[Staining | None, tuple[str, ...]]:
-    """How to normalise the slide's stain (None: not at all), and a note where the networks learned another."""
-    target = networks.stain if stain is None else slide_stain.reference(stain, mpp=mpp)
-    notes: tuple[str, ...] = ()
-    if networks.cards and target != networks.stain:
-        learned = f"normalised ({networks.stain.method})" if networks.stain else "as they were"
-        seen = f"normalised to another stain ({target.method})" if target else "as it is"
-        notes = (f"The network was trained on slides {learned} and sees this one {seen}, as asked.",)
-    if target is None or not tissue.any():
-        return None, notes
-    try:
-        return Staining(slide_stain.fit_slide(source, tissue, target.method, mpp=mpp), target), notes
-    except BadInput as error:
-        raise BadInput(f"{error}; run with --stain none, or mark stained tissue: {source.path}") from error
 
 
 def _identity(source: Slide, networks: Networks, plan: Plan, settings: Settings) -> dict[str, Any]:
@@ -307,16 +155,20 @@ def _predict(
         progress(Progress(0, len(plan.grid), 0.0, "loading the network"))
     predictors = networks.load() if len(plan.grid) else ()
     loaded = time.perf_counter()
-    maps = ZarrMaps(folder, plan.grid, map_names(networks.count, settings.views), networks.classes)
+    views, members = chosen_views(settings.views), _members(networks) if settings.keep_members else ()
+    names = map_names(networks.count, len(views), settings.extra_maps, members)
+    maps = ZarrMaps(folder, plan.grid, names, networks.classes)
     clock = predict_maps(
         _reader(source, plan, maps.rows_done),
         plan.grid,
         predictors,
         plan.wanted,
         maps,
-        views=views_of(settings.views),
+        views=views,
         window=settings.window,
         classes=networks.kept,
+        extra=settings.extra_maps,
+        members=members,
         progress=progress,
         cancel=cancel,
     )
@@ -324,7 +176,13 @@ def _predict(
     maps.finish()
     memory.trim()
     timings = _timings(clock, load=loaded - began, pyramid=time.perf_counter() - finishing)
-    return _record(source, plan, networks, settings, coverage=asdict(maps.coverage), timings_s=timings)
+    adaptive = {"adaptive": views.record(maps.tally, networks.count)} if isinstance(views, AdaptiveViews) else {}
+    return _record(source, plan, networks, settings, coverage=asdict(maps.coverage), **adaptive, timings_s=timings)
+
+
+def _members(networks: Networks) -> tuple[str, ...]:
+    """A name for each network's own map."""
+    return tuple(card.name for card in networks.cards) or tuple(f"network-{i + 1}" for i in range(networks.count))
 
 
 def _reader(source: Slide, plan: Plan, rows_done: int) -> BlockReader:

@@ -10,7 +10,7 @@ from typing import Any
 from digipath.case import read_state
 from digipath.errors import NotFound
 from digipath.files import read_json
-from digipath.maps import MapArray, open_maps
+from digipath.maps import MEMBERS, MapArray, open_maps
 from digipath.values import Coverage
 
 
@@ -43,6 +43,21 @@ class Segmentation:
     def epistemic(self) -> MapArray | None:
         """Variance over networks, or None where there is only one."""
         return self.maps.get("epistemic")
+
+    @property
+    def entropy(self) -> MapArray | None:
+        """Entropy of the mean probability in bits, or None where it was not asked for."""
+        return self.maps.get("entropy")
+
+    @property
+    def mutual_information(self) -> MapArray | None:
+        """What of the entropy the networks disagree on, in bits; None where not asked for or one network."""
+        return self.maps.get("mutual_information")
+
+    @property
+    def members(self) -> dict[str, MapArray]:
+        """Each network's own mean probability by its name; empty where they were not kept."""
+        return {name.partition("/")[2]: found for name, found in self.maps.items() if name.startswith(f"{MEMBERS}/")}
 
     @cached_property
     def run(self) -> dict[str, Any]:

@@ -178,6 +178,23 @@ class OpenVinoPredictor:
         return request.get_output_tensor(0).data.copy()
 
 
+def with_temperature(network: keras.Model, temperature: float) -> keras.Model:
+    """The same network whose head gives activation(logits / temperature), for sigmoid and softmax.
+
+    A part of the network, so that it costs nothing beside it on any runtime. The weights are shared.
+
+    Raises:
+        BadInput: the network does not end in one activation of its own.
+    """
+    import keras
+
+    head = network.layers[-1]
+    if not isinstance(head, keras.layers.Activation) or head.activation.__name__ not in ("sigmoid", "softmax"):
+        raise BadInput(f"expected a network that ends in a sigmoid or softmax layer to calibrate, got {head.name}")
+    cooled = keras.layers.Rescaling(1 / temperature, dtype="float32", name="temperature")(head.input)
+    return keras.Model(network.input, keras.layers.Activation.from_config(head.get_config())(cooled))
+
+
 def _with_scaling(network: keras.Model, patch: int, scale: Scaling, offset: Scaling) -> keras.Model:
     """uint8 pixels × scale + offset → network, for patches of one size."""
     import keras

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath.annotation import Labels, Lesions, open_lesions
-from digipath.engine.predict import checked, predict_maps
+from digipath.engine.predict import predict_maps
 from digipath.engine.reader import BlockReader
 from digipath.engine.views import views_of
 from digipath.errors import BadInput
 from digipath.measure.confusion import Confusion
+from digipath.measure.error_finding import BORDER_UM, ErrorCounts, away_from_border, measures
 from digipath.networks import Networks
-from digipath.pipeline import Plan, Settings, plan_slide
+from digipath.planning import Plan, Settings, plan_slide
 from digipath.slide import Slide, open_slide
-from digipath.values import BACKGROUND, PREDICTED, Cancel, Coverage, Predictor, Progress, ProgressCallback
+from digipath.values import (
+    BACKGROUND,
+    ENTROPIES,
+    PREDICTED,
+    Cancel,
+    Coverage,
+    Predictor,
+    Progress,
+    ProgressCallback,
+    ViewTally,
+)
 
 STRIP_PX = 2**21  # pixels counted at once
 CROP_UM = 2000.0  # a plain image with shorter sides was cut out of tissue
@@ -31,7 +42,8 @@ class Sample:
     """An image with its truth: `annotation` None means that nothing in it is positive.
 
     mpp: µm per pixel, None where the file states it. whole: score all of it; else slides are
-    scored within their tissue, and only crops whole: plain images with sides below 2 mm.
+    scored within their tissue, and only crops whole: plain images with sides below 2 mm. patient:
+    whose it is, None where nobody said.
     """
 
     name: str
@@ -39,6 +51,7 @@ class Sample:
     annotation: Path | None
     mpp: float | None = None
     whole: bool = False
+    patient: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,7 @@ class CaseScore:
 
     coverage: what became of the tissue, in working pixels; only what was predicted is counted.
     missed_px: positive pixels outside the tissue, which no network was shown.
+    errors: right and wrong pixels of the mean by each uncertainty, if that was asked for.
     """
 
     name: str
@@ -69,6 +83,7 @@ class CaseScore:
     together: Confusion
     coverage: Coverage
     missed_px: int
+    errors: Mapping[str, ErrorCounts] = field(default_factory=dict)
 
 
 def score_cases(
@@ -77,12 +92,14 @@ def score_cases(
     scoring: Scoring,
     *,
     labels: Labels | None = None,
+    errors: bool = False,
     progress: ProgressCallback | None = None,
     cancel: Cancel | None = None,
 ) -> Iterator[CaseScore]:
     """Yield the scores of each case at the networks' resolution; all networks see a slide in one pass.
 
-    Memory does not grow with the slide: rows are counted as they are finished.
+    Memory does not grow with the slide: rows are counted as they are finished. errors: also count right and wrong
+    pixels by each uncertainty of `digipath.measure.error_finding` that the networks and views give.
 
     Raises:
         BadInput: more than one positive class; what `segment` raises; Cancelled.
@@ -90,11 +107,13 @@ def score_cases(
     scoring.check()
     if len(networks.classes) != 1:
         raise BadInput(f"scores are of one positive class, these networks have {networks.classes}")
-    predictor = _Together(networks.load(), networks.kept[0])
+    predictors = networks.load()
     for index, sample in enumerate(samples):
         if progress is not None:
             progress(Progress(index, len(samples), math.nan, sample.name))
-        yield _score(sample, networks, predictor, scoring, labels=labels or Labels(), cancel=cancel)
+        yield _score(
+            sample, networks, predictors, scoring, labels=labels or Labels(), errors=errors, cancel=cancel
+        )
 
 
 def summary(scores: Sequence[tuple[str, Confusion]]) -> dict[str, Any]:
@@ -125,10 +144,11 @@ def summary(scores: Sequence[tuple[str, Confusion]]) -> dict[str, Any]:
 def _score(
     sample: Sample,
     networks: Networks,
-    predictor: _Together,
+    predictors: Sequence[Predictor],
     scoring: Scoring,
     *,
     labels: Labels,
+    errors: bool,
     cancel: Cancel | None,
 ) -> CaseScore:
     with (
@@ -137,18 +157,23 @@ def _score(
     ):
         plan = _plan(source, networks, scoring, whole=sample.whole)
         downsample = 1.0 if plan.grid.mpp is None or source.mpp is None else plan.grid.mpp / source.mpp
-        counting = _Counting(lesions, downsample, predictor.count, scoring.threshold)
+        border_px = None if plan.grid.mpp is None else BORDER_UM / plan.grid.mpp
+        members = tuple(f"{place}" for place in range(networks.count)) if networks.count > 1 else ()
+        truth = _Truth(lesions, plan.grid.shape_px, downsample)
+        counting = _Counting(truth, members, scoring, errors=errors, border_px=border_px)
         predict_maps(
             BlockReader(_reading(source, plan), plan.grid),
             plan.grid,
-            [predictor],
+            predictors,
             plan.wanted,
             counting,
             views=views_of(scoring.views),
-            classes=range(predictor.count),
+            classes=networks.kept,
+            extra=ENTROPIES if errors else (),
+            members=members,
             cancel=cancel,
         )
-    return CaseScore(sample.name, counting.networks, counting.together, counting.coverage, counting.missed_px)
+    return counting.score(sample.name)
 
 
 def _plan(source: Slide, networks: Networks, scoring: Scoring, *, whole: bool) -> Plan:
@@ -165,48 +190,78 @@ def _reading(source: Slide, plan: Plan) -> Callable[[int, int, int, int], Any]:
     return plan.staining.applied_to(read) if plan.staining else read
 
 
-class _Together:
-    """Several predictors as one whose channels are their answers, so that a slide is read once."""
+class _Truth:
+    """The lesions of a slide in the working frame, rows at a time."""
 
-    def __init__(self, predictors: Sequence[Predictor], channel: int) -> None:
-        self._predictors, self._channel = predictors, channel
-        self.count = len(predictors)
-        self.batch = min(getattr(p, "batch", 1) for p in predictors)
-        self.parallel = min(getattr(p, "parallel", 1) for p in predictors)
+    def __init__(self, lesions: Lesions, shape_px: Sequence[int], downsample: float) -> None:
+        self._lesions, self._shape_px, self._downsample = lesions, shape_px, downsample
 
-    def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(B, P, P, 3) uint8 → (B, P, P, predictors) float32."""
-        answers = (checked(p, p(patches.copy()), patches.shape) for p in self._predictors)
-        return np.stack([answer[..., self._channel] for answer in answers], axis=-1)
+    def rows(self, first: int, last: int) -> NDArray[np.bool_]:
+        """Rows [first, last) of the slide."""
+        return self._lesions.read_block(first, 0, last - first, self._shape_px[1], downsample=self._downsample)
+
+    def away(self, first: int, last: int, distance_px: float) -> NDArray[np.bool_]:
+        """Where in these rows the border of the lesions is at least so far; the slide's edge is none."""
+        halo = math.ceil(distance_px + 1)
+        top, bottom = max(first - halo, 0), min(last + halo, self._shape_px[0])
+        return away_from_border(self.rows(top, bottom), distance_px)[first - top : last - top]
 
 
 class _Counting:
-    """A sink for finished rows that keeps counts instead of maps."""
+    """A sink for finished rows that keeps counts instead of maps.
 
-    def __init__(self, lesions: Lesions, downsample: float, networks: int, threshold: float) -> None:
-        self._lesions, self._downsample, self._threshold = lesions, downsample, threshold
-        self.networks = (Confusion.none(),) * networks
-        self.together = Confusion.none()
-        self.missed_px = 0
-        self.rows_done, self.coverage = 0, Coverage()
+    border_px: how far a pixel lies from the truth's border to count as away from it; None: none does.
+    """
+
+    def __init__(
+        self, truth: _Truth, members: Sequence[str], scoring: Scoring, *, errors: bool, border_px: float | None
+    ) -> None:
+        self._truth, self._threshold = truth, scoring.threshold
+        self._members = [f"members/{name}" for name in members] or ["probability"]
+        self._errors, self._border_px = errors, border_px
+        self._networks = [Confusion.none()] * len(self._members)
+        self._together = Confusion.none()
+        self._found: dict[str, ErrorCounts] = {}
+        self._missed_px = 0
+        self.rows_done, self.coverage, self.tally = 0, Coverage(), ViewTally()
+
+    def score(self, name: str) -> CaseScore:
+        """All that was counted, as the score of a case of this name."""
+        return CaseScore(name, tuple(self._networks), self._together, self.coverage, self._missed_px, self._found)
 
     def write(self, row: int, values: Mapping[str, NDArray[Any]]) -> None:
         """Count rows from `row` on, a strip at a time."""
-        coverage, probability = values["coverage"], values["probability"]
-        rows = max(1, STRIP_PX // coverage.shape[1])
-        for first in range(0, len(coverage), rows):
+        height, width = values["coverage"].shape
+        rows = max(1, STRIP_PX // width)
+        for first in range(0, height, rows):
             strip = slice(first, first + rows)
-            self._count(row + first, coverage[strip], probability[strip])
+            self._count(row + first, {name: map_[strip] for name, map_ in values.items()})
 
-    def commit(self, rows_done: int, coverage: Coverage) -> None:
+    def commit(self, rows_done: int, coverage: Coverage, tally: ViewTally) -> None:
         """Note how far the case is counted."""
-        self.rows_done, self.coverage = rows_done, coverage
+        self.rows_done, self.coverage, self.tally = rows_done, coverage, tally
 
-    def _count(self, row: int, coverage: NDArray[np.uint8], probability: NDArray[np.float32]) -> None:
-        truth = self._lesions.read_block(row, 0, *coverage.shape, downsample=self._downsample)
+    def _count(self, row: int, values: dict[str, NDArray[Any]]) -> None:
+        coverage = values.pop("coverage")
+        truth = self._truth.rows(row, row + len(coverage))
         predicted = coverage == PREDICTED
-        self.missed_px += int(np.count_nonzero(truth & (coverage == BACKGROUND)))
-        true, found = truth[predicted], probability[predicted]
-        counts = [Confusion.of(true, found[:, network], self._threshold) for network in range(found.shape[1])]
-        self.networks = tuple(old + new for old, new in zip(self.networks, counts, strict=True))
-        self.together += counts[0] if len(counts) == 1 else Confusion.of(true, found.mean(axis=1), self._threshold)
+        self._missed_px += int(np.count_nonzero(truth & (coverage == BACKGROUND)))
+        true, maps = truth[predicted], {name: map_[predicted][:, 0] for name, map_ in values.items()}
+        counts = [Confusion.of(true, maps[name], self._threshold) for name in self._members]
+        self._networks = [old + new for old, new in zip(self._networks, counts, strict=True)]
+        self._together += counts[0] if len(counts) == 1 else Confusion.of(true, maps["probability"], self._threshold)
+        if self._errors:
+            self._count_errors(true, maps, self._away(row, predicted))
+
+    def _away(self, row: int, predicted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        if self._border_px is None:
+            return np.zeros(np.count_nonzero(predicted), bool)
+        return self._truth.away(row, row + len(predicted), self._border_px)[predicted]
+
+    def _count_errors(
+        self, true: NDArray[np.bool_], maps: Mapping[str, NDArray[Any]], away: NDArray[np.bool_]
+    ) -> None:
+        called = maps["probability"] >= self._threshold
+        for name, uncertainty in measures(maps).items():
+            counted = ErrorCounts.of(true, called, uncertainty, away)
+            self._found[name] = self._found.get(name, ErrorCounts.none()) + counted

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 # What became of a map pixel; the codes of the `coverage` map.
 BACKGROUND, PREDICTED, READ_FAILED, EXCLUDED = 0, 1, 2, 3
 
+ENTROPIES = ("entropy", "mutual_information")  # maps on request, in bits; of one channel whatever the classes
+
 Cancel = Callable[[], bool]
 Scaling = float | tuple[float, float, float]  # of grey values: for all channels alike, or one for each
 
@@ -139,17 +141,53 @@ class Coverage:
         return self.read_failed == 0
 
 
+@dataclass(frozen=True)
+class ViewTally:
+    """What adaptive views cost and changed, summed over patches; all 0 where views are fixed.
+
+    Attributes:
+        patches: that had anything to read. full: seen by all views, for the first left them undecided.
+        audited: others that were seen by all views too, to measure the deviation.
+        passes: patches sent through a network, once for each view.
+        compared: map pixels (of all classes) of audited patches; deviation: the sum over them of
+            |probability of the first views − probability of all|; largest: the largest of these.
+    """
+
+    patches: int = 0
+    full: int = 0
+    audited: int = 0
+    passes: int = 0
+    compared: int = 0
+    deviation: float = 0.0
+    largest: float = 0.0
+
+    def __add__(self, other: ViewTally) -> ViewTally:
+        return ViewTally(
+            self.patches + other.patches,
+            self.full + other.full,
+            self.audited + other.audited,
+            self.passes + other.passes,
+            self.compared + other.compared,
+            self.deviation + other.deviation,
+            max(self.largest, other.largest),
+        )
+
+
 class MapSink(Protocol):
     """Where finished rows of maps go: a folder (`maps.py`) or memory (`ArrayMaps`)."""
 
     rows_done: int
     coverage: Coverage
+    tally: ViewTally
 
     def write(self, row: int, values: Mapping[str, NDArray[np.generic]]) -> None:
         """Store rows from `row` on; each value is (rows, *rest[, channels])."""
 
-    def commit(self, rows_done: int, coverage: Coverage) -> None:
-        """Everything above `rows_done` is final; `coverage` is its ledger so far."""
+    def commit(self, rows_done: int, coverage: Coverage, tally: ViewTally) -> None:
+        """Everything above `rows_done` is final; `coverage` is its ledger so far.
+
+        `tally` is that of the patches that begin above `rows_done`.
+        """
 
 
 @dataclass
@@ -160,6 +198,7 @@ class ArrayMaps:
     arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)
     rows_done: int = 0
     coverage: Coverage = Coverage()
+    tally: ViewTally = ViewTally()
 
     def write(self, row: int, values: Mapping[str, NDArray[np.generic]]) -> None:
         """Store rows from `row` on."""
@@ -169,9 +208,9 @@ class ArrayMaps:
                 self.arrays[name] = np.zeros(shape, block.dtype)
             self.arrays[name][row : row + len(block)] = block
 
-    def commit(self, rows_done: int, coverage: Coverage) -> None:
+    def commit(self, rows_done: int, coverage: Coverage, tally: ViewTally) -> None:
         """Note how far the maps are final."""
-        self.rows_done, self.coverage = rows_done, coverage
+        self.rows_done, self.coverage, self.tally = rows_done, coverage, tally
 
 
 def stretch_rows(
@@ -182,10 +221,14 @@ def stretch_rows(
     A map pixel takes the coarse pixel that holds its centre. `grid.py` and `predict.py` use this
     one rule, so that what the grid covers is exactly what the ledger asks for.
     """
-    rows = nearest_index(mask.shape[0], map_shape[0])[row_from:row_to]
-    out = mask[rows]
-    for axis in range(1, mask.ndim):
-        out = out.take(nearest_index(mask.shape[axis], map_shape[axis]), axis=axis)
+    return stretch_box(mask, map_shape, (slice(row_from, row_to),) + (slice(None),) * (mask.ndim - 1))
+
+
+def stretch_box(mask: NDArray[np.uint8], map_shape: Sequence[int], box: Sequence[slice]) -> NDArray[np.uint8]:
+    """The same for a box of map pixels, given as a slice along each axis."""
+    out = mask
+    for axis, cut in enumerate(box):
+        out = out.take(nearest_index(mask.shape[axis], map_shape[axis])[cut], axis=axis)
     return out
 
 

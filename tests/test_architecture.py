@@ -21,8 +21,9 @@ STAGES = {
     "report", "runtime", "slide", "stain", "synthetic", "tissue", "weights",
 }  # fmt: skip
 SENTENCES = {
-    "burden_files", "evaluation", "networks", "node_maps", "pipeline", "planning", "reporting", "result", "scoring",
-    "slide_stain", "staging", "training", "tumour_burden", "where_to_look",
+    "burden_files", "calibrated_cards", "evaluation", "evaluation_report", "networks", "node_maps", "pipeline",
+    "planning", "reporting", "result", "scoring", "slide_stain", "staging", "training", "tumour_burden",
+    "where_to_look",
 }  # fmt: skip
 DOORS = {"__init__", "__main__", "cli", "demo", "progress", "webapp"}
 KERAS_ROOMS = {"nn", "runtime", "explain", "training"}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from digipath.engine.predict import combine_views, predict_maps
-from digipath.engine.reader import BlockReader, array_reader
+from digipath.engine.ensemble import Ensemble
+from digipath.engine.reader import BlockReader
 from digipath.engine.stitch import smooth_window
 from digipath.engine.views import DIHEDRAL, views_of
 from digipath.errors import BadInput, BadPredictor, Cancelled
@@ -24,36 +26,8 @@ from digipath.values import (
     coarsened,
 )
 
-
-def constant(value):
-    return lambda patches: np.full((*patches.shape[:-1], 1), value, np.float32)
-
-
-def identity(patches):
-    return patches.astype(np.float32) / 255
-
-
-def run(array, grid, predictors, *, wanted=None, read=None, **options):
-    wanted = np.full(grid.map_shape, PREDICTED, np.uint8) if wanted is None else wanted
-    into = options.pop("into", None) or ArrayMaps(grid.map_shape)
-    reader = read or array_reader(array, grid.remaining(into.rows_done))
-    predict_maps(reader, grid, predictors, wanted, into, **options)
-    return into
-
-
-def everywhere(shape, patch, **options):
-    return tissue_grid(np.ones((1,) * len(shape), bool), shape, patch, **options)
-
-
-def random_case(seed, rank=2):
-    """A random array, its grid (also smaller than one patch) and map reduction."""
-    rng = np.random.default_rng(seed)
-    patch = int(rng.integers(5, 40))
-    shape = tuple(int(n) for n in rng.integers(1, 120 if rank == 2 else 50, rank))
-    reduce = int(rng.integers(1, min(patch, 6)))
-    array = rng.integers(0, 256, (*shape, 3), np.uint8)
-    overlap = float(rng.choice([0, 0.25, 0.5, 0.8]))
-    return array, everywhere(shape, (patch,) * rank, overlap=overlap, reduce=reduce)
+sys.path.insert(0, str(Path(__file__).parent))
+from engine_cases import constant, everywhere, identity, means, random_case, run
 
 
 @pytest.mark.parametrize("window", ["smooth", "mean"])
@@ -73,16 +47,6 @@ def test_identity_network_gives_back_the_array(seed):
     maps = run(array, grid, [identity], views=DIHEDRAL, classes=(0, 1, 2))
     assert np.abs(maps.arrays["probability"] - means(array, grid.reduce)).max() <= 1 / 255
     assert np.abs(maps.arrays["aleatoric"]).max() <= 1e-10
-
-
-def means(array, reduce):
-    """Block means over the pixels that exist, by brute force."""
-    rank = array.ndim - 1
-    out = np.empty((*(-(-n // reduce) for n in array.shape[:rank]), array.shape[-1]))
-    for at in np.ndindex(out.shape[:-1]):
-        block = array[tuple(slice(i * reduce, (i + 1) * reduce) for i in at)]
-        out[at] = block.mean(axis=tuple(range(rank))) / 255
-    return out
 
 
 def test_every_view_is_undone_by_its_inverse():
@@ -116,7 +80,7 @@ def test_aleatoric_of_a_network_that_answers_by_orientation():
         value = (seen[:, :1, :1] > 0).astype(np.float32)
         return np.broadcast_to(value, seen.shape).copy()
 
-    maps = combine_views(patches, [corner], DIHEDRAL)
+    maps = Ensemble([corner]).maps(patches, DIHEDRAL)
     np.testing.assert_allclose(maps["probability"], 0.25)
     np.testing.assert_allclose(maps["aleatoric"], 0.25 * 0.75)
 

@@ -10,7 +10,7 @@ import pytest
 from digipath.errors import NotFound
 from digipath.grid import tissue_grid
 from digipath.maps import ZarrMaps, open_maps
-from digipath.values import Coverage
+from digipath.values import Coverage, ViewTally
 
 
 def grid_of(rows, columns, reduce=4):
@@ -23,7 +23,7 @@ def filled(folder, probability, coverage):
     for row in range(0, rows, 100):
         block = {"probability": probability[row : row + 100], "coverage": coverage[row : row + 100]}
         maps.write(row, block)
-        maps.commit(min(row + 100, rows), Coverage(row))
+        maps.commit(min(row + 100, rows), Coverage(row), ViewTally())
     maps.finish()
     return open_maps(folder)
 
@@ -107,9 +107,9 @@ def test_an_interrupted_folder_goes_on_at_its_checkpoint(tmp_path):
     first = ZarrMaps(tmp_path, grid, ["probability"], ["tumour"])
     block = {"probability": np.full((40, 100, 1), 0.5), "coverage": np.ones((40, 100), np.uint8)}
     first.write(0, block)
-    first.commit(40, Coverage(10, 9, 1, 0))
+    first.commit(40, Coverage(10, 9, 1, 0), ViewTally(7, 2, 1, 40, 90, 0.1 + 0.2, 0.3))
     again = ZarrMaps(tmp_path, grid, ["probability"], ["tumour"])
-    assert (again.rows_done, again.coverage) == (40, Coverage(10, 9, 1, 0))
+    assert (again.rows_done, again.coverage, again.tally) == (40, first.coverage, first.tally)
     assert (open_maps(tmp_path)["probability"][:40] == 0.5).all()
     assert json.loads((tmp_path / "checkpoint.json").read_text())["rows_done"] == 40
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,12 +15,25 @@ from shapely.geometry import shape
 from digipath.errors import BadInput, OutputUnwritable
 from digipath.files import write_atomically, write_json
 from digipath.measure.lesions import find_lesions
-from digipath.report import NOTICE, ReportInput, lesions_geojson, overlay_png, report_html, summary, tally
+from digipath.report import (
+    NOTICE,
+    BurdenInput,
+    BurdenRuleInput,
+    LookHereInput,
+    MetastasesInput,
+    MetastasisInput,
+    lesions_geojson,
+    look_here_geojson,
+    overlay_png,
+    summary,
+    tally,
+)
 from digipath.report.figures import GREY, INK, Layer, overlay
 from digipath.values import BACKGROUND, EXCLUDED, PREDICTED, READ_FAILED, Coverage
 
-HOSTILE = '<script>alert("x")</script>&amp; \'"><img src=x onerror=alert(1)>.svs'
-
+PLACE = LookHereInput(
+    shapely.box(2, 3, 10, 9), (6.0, 6.0), None, 0.5, 0.125, "micro", "itc", 3.25, "The category would change."
+)
 
 # --- numbers ---------------------------------------------------------------------------------
 
@@ -98,6 +110,32 @@ def test_a_summary_of_nothing_has_no_share_and_no_mean():
     assert (numbers["tissue_mm2"], numbers["largest_lesion_mm2"], numbers["complete"]) == (0.0, 0.0, True)
 
 
+def test_a_summary_states_the_readouts_that_were_asked_for():
+    counted, found, numbers = summarised()
+    assert [numbers[key] for key in ("category_by_size", "metastases", "burden", "look_here")] == [None] * 4
+    metastases = MetastasesInput(
+        [MetastasisInput("macro", 2500.0, 3e6, (1, 4)), MetastasisInput("itc", 90.0, 5e3, (2,))], "macro", (200, 2000)
+    )
+    rules = [
+        BurdenRuleInput("one hull", 42.5, 3.4, 8.0, (40.0, 50.0)),
+        BurdenRuleInput("a hull per piece", None, None, None, None),
+    ]
+    numbers = summary(
+        counted, Coverage(tissue=16, predicted=16), found, mpp=0.5, map_mpp=0.5,
+        metastases=metastases, burden=BurdenInput(rules, 0.9, False, 8.0), look_here=[PLACE],
+    )  # fmt: skip
+    json.dumps(numbers, allow_nan=False)
+    assert numbers["category_by_size"] == "macro"
+    assert {key: numbers["metastases"][key] for key in ("count", "macro", "itc")} == {"count": 2, "macro": 1, "itc": 1}
+    longest = {"diameter_um": 2500.0, "category": "macro", "area_um2": 3e6, "lesions": [1, 4]}
+    assert numbers["metastases"]["longest"][0] == longest
+    one = {"percent": 42.5, "interval_percent": [40.0, 50.0], "viable_mm2": 3.4, "whole_mm2": 8.0}
+    assert numbers["burden"]["rules"]["one hull"] == one
+    assert set(numbers["burden"]["rules"]["a hull per piece"].values()) == {None}
+    assert (numbers["burden"]["level"], numbers["burden"]["conformal"]) == (0.9, False)
+    assert (numbers["look_here"][0]["burden_change"], "outline_l0" in numbers["look_here"][0]) == (3.25, False)
+
+
 # --- GeoJSON ---------------------------------------------------------------------------------
 
 
@@ -116,10 +154,18 @@ def test_geojson_has_the_form_that_qupath_writes():
         "classification": {"name": "Tumor", "color": [1, 2, 3]},
         "measurements": {
             "Area µm^2": 4.0,
+            "Perimeter µm": 0.0,
+            "Major axis µm": 0.0,
+            "Minor axis µm": 0.0,
+            "Max diameter µm": round(2 * 2**0.5, 6),
+            "Eccentricity": 0.0,
+            "Extent": 1.0,
+            "Solidity": 1.0,
             "Mean probability": 0.75,
             "Max probability": 0.75,
             "Centroid X µm": 3.0,
             "Centroid Y µm": 1.0,
+            "Metastasis": 1.0,
         },
     }
     assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", feature["id"])
@@ -147,6 +193,18 @@ def test_without_a_resolution_measurements_are_in_pixels():
     measurements = feature["properties"]["measurements"]
     assert (measurements["Area px^2"], measurements["Centroid X px"]) == (64.0, 4.0)
     assert not any("µm" in name for name in measurements)
+
+
+def test_where_to_look_opens_in_qupath_with_its_reason():
+    collection = json.loads(json.dumps(look_here_geojson([PLACE, PLACE]), allow_nan=False))
+    first, second = (feature["properties"] for feature in collection["features"])
+    assert (first["name"], second["name"]) == ("Look here 1", "Look here 2")
+    assert first["metadata"] == {"ANNOTATION_DESCRIPTION": "The category would change."}
+    assert first["measurements"]["Burden change (points)"] == 3.25
+    assert "Area µm^2" not in first["measurements"]  # unknown
+    assert "note" not in collection
+    assert look_here_geojson(None)["note"].startswith("Not measured")
+    assert shape(collection["features"][0]["geometry"]).equals(PLACE.outline_l0)
 
 
 # --- pictures --------------------------------------------------------------------------------
@@ -229,96 +287,6 @@ def test_arrays_that_do_not_fit_are_refused():
         overlay_png(TISSUE, np.zeros((2, 2)), np.zeros((3, 3), np.uint8))
     with pytest.raises(BadInput, match="overview"):
         overlay_png(TISSUE[..., 0], np.zeros((2, 2)), np.zeros((2, 2), np.uint8))
-
-
-# --- the page --------------------------------------------------------------------------------
-
-CARD = {
-    "name": "some-unet-v1",
-    "licence": "CC0-1.0",
-    "sha256": "ab" * 32,
-    "intended_use": "Demonstration only.",
-    "limits": ["Few crops."],
-    "metrics": [{"name": "Dice", "value": 0.8123, "data": "crops", "split": "5-fold"}],
-}
-
-
-def given(ledger=None, slide="slide.svs", **settings):
-    counted, found, numbers = summarised(ledger)
-    ready = ReportInput(
-        slide=slide,
-        overview=TISSUE[:100, :120],
-        probability=np.full((4, 4), 0.8, np.float32),
-        coverage=np.ones((4, 4), np.uint8),
-        counted=counted,
-        lesions=found,
-        summary=numbers,
-        run={"settings": {"views": 1}, "versions": {"digipath": "9.8.7"}, "timings_s": {"wall": 3.25}},
-        cards=[CARD],
-    )
-    return replace(ready, **settings)
-
-
-def test_the_page_shows_what_it_was_given():
-    page = report_html(given())
-    shown = ["slide.svs", "9.8.7", "3.25", "some-unet-v1", "CC0-1.0", "ab" * 32, "0.812", "Few crops.", "A note."]
-    for text in shown:
-        assert text in page, text
-    assert "4 µm²" in page  # 16 pixels of 0.25 µm²
-    assert page.count(NOTICE) == 2
-    assert page.count("<img ") == 2
-
-
-def test_hostile_text_stays_text_wherever_it_comes_from():
-    metric = dict.fromkeys(("name", "data", "split"), HOSTILE) | {"value": 0.5}
-    card = {key: HOSTILE for key in CARD} | {"limits": [HOSTILE], "metrics": [metric]}
-    ready = given(slide=HOSTILE, cards=[card], uncertainty={HOSTILE: np.zeros((4, 4), np.float16)})
-    run = {"verb": HOSTILE, "written": HOSTILE, "versions": {"digipath": HOSTILE}, "settings": {HOSTILE: [HOSTILE]}}
-    page = report_html(replace(ready, summary=ready.summary | {"notes": [HOSTILE]}, run=run))
-    assert page.count("&lt;script&gt;") == 19
-    assert "<script" not in page
-    assert "<img src=x" not in page
-    assert 'alert("x")' not in page  # a quote would end an attribute
-
-
-def test_the_page_needs_nothing_from_elsewhere():
-    page = report_html(given())
-    assert not re.search(r"https?:|//[a-z]|@import|url\(|<link|<iframe", page.replace("image/jpeg;base64,", ""))
-    assert set(re.findall(r'src="([^,"]*)', page)) == {"data:image/jpeg;base64"}
-    assert len(page) < 2_000_000
-
-
-@pytest.mark.parametrize(("failed", "excluded"), [(0, 0), (3, 0), (0, 3), (2, 1)])
-def test_the_alert_appears_exactly_where_coverage_is_incomplete(failed, excluded):
-    coverage = Coverage(tissue=16 + failed + excluded, predicted=16, read_failed=failed, excluded=excluded)
-    page = report_html(given(ledger=coverage))
-    assert ('role="alert"' in page) == (not coverage.complete)
-    assert ("was left out" in page) == (excluded > 0)
-
-
-def test_uncertainty_is_shown_where_there_is_any():
-    assert "Uncertainty" not in report_html(given())
-    page = report_html(given(uncertainty={"epistemic": np.zeros((4, 4), np.float16)}))
-    assert "between the networks" in page
-    assert page.count("<img ") == 3
-
-
-def test_the_ten_largest_regions_are_listed():
-    (lesion,) = lesions_of([[1]])
-    many = [replace(lesion, label=label) for label in range(1, 14)]
-    page = report_html(given(lesions=many))
-    assert "10 of 13 regions" in page
-    assert page.count("<td>10</td>") == 1
-    assert "<td>11</td>" not in page
-
-
-def test_a_slide_without_tissue_has_a_page():
-    nothing = np.zeros((4, 4), np.uint8)
-    counted = tally(nothing.astype(np.float32), nothing, shape_px=(4, 4), reduce=1)
-    numbers = summary(counted, Coverage(), [], mpp=None, map_mpp=None)
-    page = report_html(given(counted=counted, lesions=[], summary=numbers, coverage=nothing, cards=(), run={}))
-    assert "No region reaches the threshold." in page
-    assert "<svg" not in page
 
 
 # --- files -----------------------------------------------------------------------------------

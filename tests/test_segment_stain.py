@@ -15,7 +15,7 @@ import digipath
 from digipath import networks as choose_networks
 from digipath.cli import main
 from digipath.errors import BadCard, BadInput, CaseDiffers
-from digipath.pipeline import Settings, plan_slide
+from digipath.planning import Settings, plan_slide
 from digipath.slide import open_slide
 from digipath.slide_stain import fit_slide, reference
 from digipath.stain import REFERENCES, StainReference, fit_stain, normaliser

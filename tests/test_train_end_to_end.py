@@ -194,6 +194,31 @@ def test_other_words_in_the_card_write_the_cards_anew_and_train_nothing(trained,
         digipath.train(renamed, out=copy)
 
 
+def test_a_finished_training_that_lacks_calibration_gets_it_and_trains_nothing(trained, cases, tmp_path):
+    """As an older digipath left it."""
+    copy = tmp_path / "copy"
+    shutil.copytree(trained.folder, copy)
+    results = json.loads((copy / "results.json").read_text())
+    said = results.pop("calibration")
+    assert set(said) == set(results["runs"])
+    (copy / "results.json").write_text(json.dumps(results))
+    before = {path.stem: json.loads(path.read_text()) for path in (copy / "weights").glob("*.json")}
+    for name, record in before.items():
+        (copy / "weights" / f"{name}.json").write_text(json.dumps(record | {"calibration": None}))
+
+    def never():
+        raise AssertionError("trained or scored again")
+
+    digipath.train(cases / "folds.toml", out=copy, cancel=never)
+    assert json.loads((copy / "results.json").read_text())["calibration"] == said
+    assert {path.stem: json.loads(path.read_text()) for path in (copy / "weights").glob("*.json")} == before
+    for run, record in said.items():
+        name = results["runs"][run]["name"]
+        assert before[name]["calibration"] == record
+        if record is not None:
+            assert "which nothing in training saw" in record["split"] or "chose when training" in record["split"]
+
+
 def test_nested_with_a_last_round_on_all_cases(cases, tmp_path, capfd):
     members = MEMBER.format(name="narrow", widths="4, 8")
     config = write_config(cases, "nested.toml", members=members, kind="nested", ensemble="final", patience="none")

@@ -13,7 +13,14 @@ from digipath.measure.confusion import Confusion
 from digipath.scoring import CaseScore, Scoring
 from digipath.stain import REFERENCES
 from digipath.training import results
-from digipath.training.cards import card_name, ensemble_card, network_card, own_metrics, pooled_metrics
+from digipath.training.cards import (
+    calibration_record,
+    card_name,
+    ensemble_card,
+    network_card,
+    own_metrics,
+    pooled_metrics,
+)
 from digipath.training.config import CardText, Config, Data, Input, Member, Splitting
 from digipath.training.manifest import Manifest, TrainingCase
 from digipath.training.runs import plan_runs
@@ -204,3 +211,72 @@ def test_the_table_of_cases_counts_pixels():
     case = rounds[0].held_out[0]
     assert lines[1] == f"fold0,{case.name},{case.patient},m0-fold0,0.6667,3,1,2,10,0"
     assert lines[3].split(",")[3] == "ensemble"
+
+
+# ---- calibration ----
+
+
+def spread_out(temperature, seed):
+    """Pixels whose truth is drawn from σ(z), and what a network says whose logits are `temperature` × z."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(0, 2, 20_000)
+    return Confusion.of(rng.random(len(z)) < 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(-temperature * z)), 0.5)
+
+
+def scored_by(rounds, temperatures):
+    """Every held-out case scored by networks of these temperatures, one list for each round."""
+    return {
+        round_.name: [
+            CaseScore(case.name, tuple(spread_out(t, seed) for t in own), counted(1, 1, 1), Coverage(), 0)
+            for seed, case in enumerate(round_.held_out)
+        ]
+        for round_, own in zip(rounds, temperatures, strict=False)
+    }
+
+
+def test_each_network_is_calibrated_on_the_cases_that_it_held_out(tmp_path):
+    settings = config(patience=None, kind="k-fold", folds=3)
+    rounds = plan_runs(CASES, settings)
+    found = results.calibrations(rounds, scored_by(rounds, [(2, 0.5), (3, 0.7), (1, 1)]))
+    expected = {"m0-fold0": 2, "m1-fold0": 0.5, "m0-fold1": 3, "m1-fold1": 0.7, "m0-fold2": 1, "m1-fold2": 1}
+    assert {name: one.temperature for name, one in found.items()} == pytest.approx(expected, rel=0.05)
+    run = rounds[1].runs[0]
+    record = calibration_record(found[run.name], run, [rounds[1]], settings, MANIFEST)
+    assert record["data"] == "2 cases of 2 patients of cases.csv"
+    assert "fold1: 2 cases of 2 patients held out, which nothing in training saw" in record["split"]
+    assert record["split"].endswith("after: each patient at the temperature of the others")
+    card = checked(network_card("mine-v1", run, TRAINED, settings, MANIFEST, calibration=record), tmp_path)
+    assert card["calibration"]["temperature"] == pytest.approx(3, rel=0.05)
+    assert not any(text.startswith("Not calibrated") for text in card["limits"])
+    table = results.calibration_table({"m0-fold1": record, "m1-fold1": None}).splitlines()
+    assert len(table) == 3
+    assert table[2].startswith(f"| m0-fold1 | {record['temperature']:.3f} | ")
+
+
+def test_a_network_trained_on_all_cases_takes_the_temperature_of_those_before():
+    settings = config(patience=None, kind="k-fold", folds=3, ensemble="final")
+    rounds = plan_runs(CASES, settings)
+    found = results.calibrations(rounds, scored_by(rounds, [(2, 0.5)] * 3))
+    assert found["m0-final"].temperature == pytest.approx(2, rel=0.05)
+    assert found["m1-final"].temperature == pytest.approx(0.5, rel=0.05)
+    run = rounds[-1].runs[0]
+    record = calibration_record(found[run.name], run, results.calibrating(rounds[-1], rounds), settings, MANIFEST)
+    assert record["data"] == "6 cases of 6 patients of cases.csv"
+    assert "predicted by this member trained without them" in record["split"]
+
+
+def test_without_a_temperature_the_card_says_that_it_is_not_calibrated(tmp_path):
+    settings = config(kind="k-fold", folds=3)
+    rounds = plan_runs(CASES, settings)
+    assert set(results.calibrations(rounds, scores_of(rounds, counted(3, 0, 0), counted(5, 0, 0))).values()) == {None}
+    card = checked(network_card("mine-v1", rounds[0].runs[0], TRAINED, settings, MANIFEST), tmp_path)
+    assert card["calibration"] is None
+    assert card["limits"][-1].startswith("Not calibrated")
+    assert results.calibration_table({"m0-fold0": None}) == ""
+
+
+def test_the_card_says_which_readouts_its_maps_are_good_for(tmp_path):
+    settings = config()
+    settings = dataclasses.replace(settings, card=dataclasses.replace(settings.card, readouts=("pn_stage",)))
+    run = plan_runs(CASES, settings)[0].runs[0]
+    assert checked(network_card("mine-v1", run, TRAINED, settings, MANIFEST), tmp_path)["readouts"] == ["pn_stage"]

@@ -10,8 +10,9 @@ import pytest
 from digipath.errors import BadInput
 from digipath.scoring import Scoring
 from digipath.training.config import CardText, Config, Data, Input, Member, Splitting
-from digipath.training.experiment import Plan, _final_schedule
+from digipath.training.experiment import _final_schedule
 from digipath.training.manifest import Manifest, TrainingCase
+from digipath.training.plan import Plan
 from digipath.training.runs import plan_runs, shipped
 from digipath.training.sampling import Sampling
 from digipath.training.schedule import Schedule

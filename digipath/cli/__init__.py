@@ -27,7 +27,6 @@ EXAMPLES = """examples:
   digipath weights list                            what can be run
   digipath stage node_1.svs node_2.svs --out patient   pN stage of a patient's lymph nodes
   digipath burden slide.digipath                   viable share of the tumour, with an interval
-  digipath burden slide.digipath                   tumour burden of a segmented slide
   digipath train --config my.toml --out networks   your own networks, from slides and outlines
 """
 

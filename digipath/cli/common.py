@@ -30,7 +30,7 @@ def add_verb(
     return parser
 
 
-def add_network_options(verb: argparse.ArgumentParser) -> None:
+def add_network_options(verb: argparse.ArgumentParser, *, adaptive: bool = False) -> None:
     from_cards = verb.add_mutually_exclusive_group()
     from_cards.add_argument("--weights", metavar="NAME", help="see `digipath weights list`")
     from_cards.add_argument(
@@ -39,9 +39,17 @@ def add_network_options(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--patch", type=int, metavar="PX", help="side of a patch (default: the card's)")
     verb.add_argument("--overlap", type=float, default=0.5, help="share of a patch its neighbour covers (default: 0.5)")
-    verb.add_argument("--views", type=int, default=1, help="1, 2, 4 or 8 symmetries to average over (default: 1)")
+    verb.add_argument(
+        "--views", type=views if adaptive else int, default=1, metavar="1|2|4|8|adaptive" if adaptive else "1|2|4|8",
+        help="symmetries to average over (default: 1)"
+        + ("; adaptive: 2, and all 8 where those disagree or come near 0.5" if adaptive else ""),
+    )
     verb.add_argument("--runtime", choices=("auto", "keras", "openvino"), default="auto")
     verb.add_argument("--precision", choices=("auto", "f32", "bf16"), default="auto")
+
+
+def views(text: str) -> int | str:
+    return text if text == "adaptive" else int(text)
 
 
 def out_mpp(text: str) -> float | str:

@@ -19,7 +19,9 @@ def _add_evaluate(verbs: Any) -> None:  # noqa: ANN401
         verbs, "evaluate", _evaluate, "score networks on images with masks, or on the cases of a manifest",
         "  digipath evaluate images/ masks/ --mpp 0.5\n"
         "  digipath evaluate images/ masks/ --mpp 0.5 --views 8 --json\n"
-        "  digipath evaluate --manifest cases.csv --fold test    slides with outlines, within their tissue\n",
+        "  digipath evaluate --manifest cases.csv --fold test    slides with outlines, within their tissue\n"
+        "  digipath evaluate images/ masks/ --mpp 0.5 --views 8 --out report     plots: calibration, uncertainty\n"
+        "  digipath evaluate --manifest cases.csv --calibrate --out calibrated   cards with temperatures, too\n",
     )
     verb.add_argument("images", nargs="?", help="folder of JPEG, PNG or TIFF images")
     verb.add_argument("masks", nargs="?", help="folder of masks of the same names; positive: > 0, in a JPEG > 127")
@@ -31,6 +33,13 @@ def _add_evaluate(verbs: Any) -> None:  # noqa: ANN401
         verb.add_argument(f"--{side}", metavar="LABEL", action="append", default=[], help=text)
     verb.add_argument("--threshold", type=float, default=0.5, help="probability of a positive pixel (default: 0.5)")
     add_network_options(verb)
+    temperatures = verb.add_mutually_exclusive_group()
+    temperatures.add_argument("--no-calibration", action="store_true", help="leave the cards' temperatures out")
+    temperatures.add_argument(
+        "--calibrate", action="store_true",
+        help="fit each network's temperature on these images and write cards that carry it into --out",
+    )
+    verb.add_argument("--out", metavar="FOLDER", help="write scores.json and evaluation.html with plots here")
     verb.add_argument("--json", action="store_true", help="print all scores, image by image, as JSON")
 
 
@@ -47,14 +56,29 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             labels=Labels.given(arguments.positive, arguments.negative),
             mpp=arguments.mpp,
             threshold=arguments.threshold,
+            calibrated=not arguments.no_calibration,
+            calibrate=arguments.calibrate,
+            out=arguments.out,
             progress=show,
             **network_options(arguments),
         )
     if arguments.json:
         print(json.dumps(scores, indent=2))
         return 0
-    for name, value in scores.items():
-        if name != "images":
-            print(f"{name:26} {'undefined' if value is None else f'{value:.4g}'}")
-    print("Scores on images a network was trained on say nothing about new ones: see its card for its split.")
+    _tell(scores)
     return 0
+
+
+def _tell(scores: dict[str, Any]) -> None:
+    for name, value in scores.items():
+        if not isinstance(value, dict | str):
+            print(f"{name:26} {'undefined' if value is None else f'{value:.4g}'}")
+    for name, found in scores.get("error_finding", {}).items():
+        auroc = found["auroc"]["all pixels"]
+        print(f"error-AUROC of {name:11} {'undefined' if auroc is None else f'{auroc:.4g}'}")
+    for name, found in scores.get("calibration", {}).items():
+        error = found["expected_calibration_error"]
+        print(f"{name}: temperature {found['temperature']:.4g}, error {error['before']:.4g} → {error['after']:.4g}")
+    if "card" in scores:
+        print(f"card: {scores['card']}")
+    print("Scores on images a network was trained on say nothing about new ones: see its card for its split.")

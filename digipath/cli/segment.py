@@ -26,6 +26,8 @@ def _add_segment(verbs: Any) -> None:  # noqa: ANN401
         "  digipath segment slide.svs --out results/slide\n"
         "  digipath segment slide.svs --mpp 0.5            the slide states no resolution\n"
         "  digipath segment slide.svs --views 8            with aleatoric uncertainty\n"
+        "  digipath segment slide.svs --views adaptive     the same for about half the time\n"
+        "  digipath segment slide.svs --extra-maps entropy,mutual_information --keep-members\n"
         "  digipath segment slide.ndpi --tissue all        no tissue detection\n"
         "  digipath segment slide.svs --tissue outlines.geojson\n"
         "  digipath segment slide.svs --stain macenko      another laboratory's colours\n"
@@ -33,7 +35,8 @@ def _add_segment(verbs: Any) -> None:  # noqa: ANN401
     )
     verb.add_argument("slide", help="SVS, NDPI, MRXS, SCN, BIF, VMS, TIFF, DICOM; or JPEG, PNG with --mpp")
     verb.add_argument("--out", metavar="FOLDER", help="case folder (default: ./<slide>.digipath)")
-    add_network_options(verb)
+    add_network_options(verb, adaptive=True)
+    verb.add_argument("--no-calibration", action="store_true", help="leave the cards' temperatures out")
     verb.add_argument("--mpp", type=float, help="µm per level-0 pixel, overrides the slide's own")
     verb.add_argument("--at-mpp", type=float, help="µm per pixel to run at (default: the network's)")
     verb.add_argument("--out-mpp", type=out_mpp, metavar="MPP|native", help="µm per map pixel (default: 4 × working)")
@@ -46,6 +49,11 @@ def _add_segment(verbs: Any) -> None:  # noqa: ANN401
         help="bring the stain to a published reference, or to a picture's or slide's (default: as the card says)",
     )
     verb.add_argument("--window", choices=("smooth", "mean"), default="smooth", help="blending of overlaps")
+    verb.add_argument(
+        "--extra-maps", type=_names, default=(), metavar="NAME,…",
+        help="entropy (of the probability) and mutual_information (between the networks), in bits",
+    )
+    verb.add_argument("--keep-members", action="store_true", help="store each network's own map too")
     verb.add_argument("--no-resume", action="store_true", help="start afresh, removing earlier results in FOLDER")
     verb.add_argument("--json", action="store_true", help="print the summary as JSON")
 
@@ -63,6 +71,9 @@ def _segment(arguments: argparse.Namespace) -> int:
             tissue=arguments.tissue,
             stain=arguments.stain,
             window=arguments.window,
+            calibrated=not arguments.no_calibration,
+            extra_maps=arguments.extra_maps,
+            keep_members=arguments.keep_members,
             resume=not arguments.no_resume,
             progress=show,
             **network_options(arguments),
@@ -72,6 +83,10 @@ def _segment(arguments: argparse.Namespace) -> int:
     else:
         _tell(result)
     return 0 if result.coverage.complete else INCOMPLETE
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _tell(result: Any) -> None:  # noqa: ANN401 - a Segmentation, imported late
@@ -86,8 +101,22 @@ def _tell(result: Any) -> None:  # noqa: ANN401 - a Segmentation, imported late
     if not covered.complete:
         share = covered.read_failed / covered.tissue
         print(f"WARNING: {covered.read_failed} px ({share:.2%}) of the tissue could not be read and have no prediction")
+    if adaptive := result.run.get("adaptive"):
+        _tell_adaptive(adaptive)
     print(f"report: {result.folder / 'report.html'}")
     print(NOTICE)
+
+
+def _tell_adaptive(record: dict[str, Any]) -> None:
+    print(
+        f"adaptive views: {record['full']} of {record['patches']} patches by all views and {record['audited']} more to "
+        f"audit, {record['saving']:.0%} of the work saved"
+    )
+    if record["audited"]:
+        print(
+            f"  in audited patches the probability is off by {record['mean_absolute_deviation']:.4f} on average, "
+            f"by {record['largest_deviation']:.3f} at most"
+        )
 
 
 def _add_demo(verbs: Any) -> None:  # noqa: ANN401

@@ -37,7 +37,8 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.config is None:
         raise BadInput("expected --config TOML; `digipath train --example > my.toml` writes one to begin with")
     config = read_config(arguments.config, seed=arguments.seed)
-    from digipath.training.experiment import check_patches, prepare, train
+    from digipath.training.experiment import check_patches, train
+    from digipath.training.plan import prepare
 
     if arguments.dry_run:
         prepared = prepare(config)

@@ -1,12 +1,9 @@
 """Patches → predictors × views → stitched maps. Knows neither slides nor Keras.
 
-In a patch, p[m, t] over M predictors and T views gives (Khened et al. 2021, equations 4 and 5)
+What networks and views say of a patch is combined pixel by pixel (`ensemble.py`); `adaptive.py` decides
+which views are used, where they are not the same for all patches.
 
-    probability = mean over m, t
-    aleatoric   = mean over m of the variance over t     (absent if T = 1)
-    epistemic   = variance over m of the mean over t     (absent if M = 1)
-
-Each is averaged over the working pixels of a map pixel, then blended over overlapping patches
+Each map is averaged over the working pixels of a map pixel, then blended over overlapping patches
 with the same weights: a sum of weighted values over a sum of weights. Rows that no later patch
 touches are handed to the sink at once, so memory holds only the rows of patches in flight.
 
@@ -28,9 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath import memory
+from digipath.engine.adaptive import AdaptiveSight, AdaptiveViews, Views
+from digipath.engine.ensemble import Ensemble, Maps
 from digipath.engine.stitch import WINDOWS, Stitcher, coverage_codes, ledger
-from digipath.engine.views import DIHEDRAL, View
-from digipath.errors import BadInput, BadPredictor, Cancelled
+from digipath.engine.views import DIHEDRAL
+from digipath.errors import BadInput, Cancelled
 from digipath.values import (
     BACKGROUND,
     PREDICTED,
@@ -43,13 +42,13 @@ from digipath.values import (
     Progress,
     ProgressCallback,
     ReadPatch,
+    ViewTally,
     stretch_rows,
 )
 
-Maps = dict[str, NDArray[np.float32]]
+Sight = Callable[[Sequence[Patch], NDArray[np.generic]], tuple[list[Maps], ViewTally]]
 IDENTITY = DIHEDRAL[:1]
 FEW_ROWS = 32
-ROUNDING = 1e-3  # beyond [0, 1]: what half precision makes of a probability
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -87,9 +86,11 @@ def predict_maps(
     wanted: NDArray[np.uint8],
     into: MapSink,
     *,
-    views: Sequence[View] = IDENTITY,
+    views: Views = IDENTITY,
     window: str = "smooth",
     classes: Sequence[int] = (0,),
+    extra: Sequence[str] = (),
+    members: Sequence[str] = (),
     readers: int = 2,
     progress: ProgressCallback | None = None,
     cancel: Cancel | None = None,
@@ -103,10 +104,13 @@ def predict_maps(
         wanted: uint8 of any resolution over the grid's field: BACKGROUND, PREDICTED (to be
             predicted) or EXCLUDED; the maps are 0 on background.
         into: receives `probability`, `aleatoric`, `epistemic` (float32, (rows, *rest, C), NaN on
-            tissue without a prediction) and `coverage` (uint8 codes), and the ledger.
-        views: T symmetries to average over (test-time augmentation).
+            tissue without a prediction) and `coverage` (uint8 codes), the ledger, and the tally of
+            adaptive views.
+        views: T symmetries to average over (test-time augmentation), or a rule that says which.
         window: "smooth" (sin²) or "mean".
         classes: which of the C classes to keep, as channels of the maps.
+        extra: `entropy` and `mutual_information` if wanted, (rows, *rest, 1) in bits.
+        members: a name for each predictor to have its own map, `members/<name>`, (rows, *rest, C).
         progress: called between batches with patches done, total, per second.
         cancel: asked between batches; True ends the run.
 
@@ -114,6 +118,7 @@ def predict_maps(
         Seconds per stage.
 
     Raises:
+        BadInput: an unknown window or extra map, or another number of members than of predictors.
         BadPredictor: a predictor returned another shape, a value outside [0, 1] or NaN.
         Cancelled: `cancel` said so; rows committed so far stay in the sink.
     """
@@ -121,10 +126,11 @@ def predict_maps(
         raise BadInput(f"window must be one of {', '.join(WINDOWS)}, got {window!r}")
     clock, began = Clock(), time.perf_counter()
     todo = grid.remaining(into.rows_done)
-    names = map_names(len(predictors), len(views))
-    stitcher = Stitcher(grid, WINDOWS[window], names, len(classes), into.rows_done)
+    ensemble = Ensemble(predictors, classes, extra, members)
+    stitcher = Stitcher(grid, WINDOWS[window], ensemble.channels(len(views)), into.rows_done)
     finish = _Finisher(stitcher, grid, wanted, into, clock)
-    infer = clock.timed("network", lambda patches: _infer(patches, predictors, views, classes))
+    sight = _sight(ensemble, views, grid, wanted, window)
+    infer = clock.timed("network", lambda patches: _infer(patches, sight))
     stitch = clock.timed("stitching", stitcher.add)
     report = _Reporter(len(grid), len(grid) - len(todo), progress, cancel)
     parallel = min((getattr(p, "parallel", 1) for p in predictors), default=1)
@@ -132,8 +138,8 @@ def predict_maps(
     with _pool(readers, "read") as reading, _pool(parallel, "network") as network:
         patches = _ahead(reading, clock.timed("reading", read), _starts(todo), 2 * readers + size)
         batches = _batches(patches, size)
-        for batch, maps in _ahead(network, infer, batches, parallel):
-            finish(batch[0].start_px[0] // grid.reduce)
+        for batch, maps, tally in _ahead(network, infer, batches, parallel):
+            finish(batch[0].start_px[0] // grid.reduce, tally)
             for patch, values in zip(batch, maps, strict=True):
                 if values is not None:
                     stitch(patch.start_px, values, patch.valid)
@@ -183,78 +189,32 @@ class _pool(ThreadPoolExecutor):  # noqa: N801 - used as a function
         self.shutdown(cancel_futures=True)
 
 
-def _infer(
-    batch: list[Patch], predictors: Sequence[Predictor], views: Sequence[View], classes: Sequence[int]
-) -> tuple[list[Patch], list[Maps | None]]:
+def _sight(
+    ensemble: Ensemble, views: Views, grid: Grid, wanted: NDArray[np.uint8], window: str
+) -> Sight:
+    """How the patches of a batch are seen: all by the same views, or each by as many as it needs."""
+    if isinstance(views, AdaptiveViews):
+        return AdaptiveSight(ensemble, views, grid, wanted, WINDOWS[window])
+
+    def see(patches: Sequence[Patch], stack: NDArray[np.generic]) -> tuple[list[Maps], ViewTally]:
+        found = ensemble.maps(stack, views)
+        return [{name: values[at] for name, values in found.items()} for at in range(len(patches))], ViewTally()
+
+    return see
+
+
+def _infer(batch: list[Patch], sight: Sight) -> tuple[list[Patch], list[Maps | None], ViewTally]:
     """The maps of each patch, (*patch, C) float32; None for a patch with nothing to read."""
-    readable = [i for i, patch in enumerate(batch) if patch.valid is None or patch.valid.any()]
     maps: list[Maps | None] = [None] * len(batch)
+    readable = [i for i, patch in enumerate(batch) if patch.valid is None or patch.valid.any()]
     if not readable:
-        return batch, maps
+        return batch, maps, ViewTally()
     pixels = [batch[i].pixels for i in readable]
     stack = np.stack(pixels) if len(pixels) > 1 else pixels[0][None]
-    combined = combine_views(stack, predictors, views, classes)
-    for at, index in enumerate(readable):
-        maps[index] = {name: values[at] for name, values in combined.items()}
-    return batch, maps
-
-
-def combine_views(
-    patches: NDArray[np.generic],
-    predictors: Sequence[Predictor],
-    views: Sequence[View] = IDENTITY,
-    classes: Sequence[int] = (0,),
-) -> Maps:
-    """Probability, and aleatoric and epistemic variance where defined, of (B, *patch, channels)."""
-    means, variances = [], []
-    for predictor in predictors:
-        answers = [_answer(predictor, patches, view, classes) for view in views]
-        means.append(np.mean(answers, axis=0) if len(views) > 1 else answers[0])
-        if len(views) > 1:
-            variances.append(np.var(answers, axis=0))
-    maps = {"probability": np.mean(means, axis=0) if len(means) > 1 else means[0]}
-    if variances:
-        maps["aleatoric"] = np.mean(variances, axis=0)
-    if len(means) > 1:
-        maps["epistemic"] = np.var(means, axis=0)
-    return maps
-
-
-def _answer(
-    predictor: Predictor, patches: NDArray[np.generic], view: View, classes: Sequence[int]
-) -> NDArray[np.float32]:
-    """One predictor's answer to one view, checked, in the patches' own orientation."""
-    seen = view.apply(patches)
-    answer = view.undo(checked(predictor, predictor(seen), seen.shape))
-    if max(classes) >= answer.shape[-1]:
-        raise BadPredictor(f"class {max(classes)} was asked of a predictor of {answer.shape[-1]} classes")
-    return answer if len(classes) == answer.shape[-1] else answer[..., list(classes)]
-
-
-def map_names(predictors: int, views: int) -> tuple[str, ...]:
-    """The maps that so many predictors and views define."""
-    aleatoric = ("aleatoric",) if views > 1 else ()
-    epistemic = ("epistemic",) if predictors > 1 else ()
-    return ("probability", *aleatoric, *epistemic)
-
-
-def checked(predictor: Predictor, answer: object, shape: Sequence[int]) -> NDArray[np.float32]:
-    """Return a copy of the answer as float32 (B, *patch, C) with all values in [0, 1], or refuse it.
-
-    A copy, because a predictor may use its output buffer again. Rounding beyond 0 or 1 is clipped.
-    """
-    name = getattr(predictor, "name", type(predictor).__name__)
-    try:
-        values = np.array(answer, np.float32)
-    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that cannot leave its device
-        raise BadPredictor(f"predictor {name} must return an array, got {type(answer).__name__}: {error}") from error
-    if values.ndim != len(shape) or values.shape[:-1] != tuple(shape[:-1]) or not values.size:
-        expected = ", ".join(str(n) for n in shape[:-1])
-        raise BadPredictor(f"predictor {name} must return ({expected}, classes), got {values.shape}")
-    low, high = values.min(), values.max()
-    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN fails too
-        raise BadPredictor(f"predictor {name} must return values in [0, 1], got [{low:g}, {high:g}]")
-    return np.clip(values, 0, 1, out=values) if low < 0 or high > 1 else values
+    found, tally = sight([batch[i] for i in readable], stack)
+    for index, of_patch in zip(readable, found, strict=True):
+        maps[index] = of_patch
+    return batch, maps, tally
 
 
 class _Finisher:
@@ -264,17 +224,26 @@ class _Finisher:
         self, stitcher: Stitcher, grid: Grid, wanted: NDArray[np.uint8], into: MapSink, clock: Clock
     ) -> None:
         self._stitcher, self._grid, self._wanted, self._into = stitcher, grid, wanted, into
+        self._counted_rows, self._tally = into.rows_done, into.tally
         self._write = clock.timed("writing", into.write)
         self._commit = clock.timed("writing", into.commit)
 
-    def __call__(self, until: int) -> None:
-        """Write map rows up to `until` and commit."""
+    def __call__(self, until: int, tally: ViewTally | None = None) -> None:
+        """Write map rows up to `until` and commit; then count `tally`, of patches that begin at `until`.
+
+        What a resumed run sees again, since it reaches below its first row, was counted before.
+        """
+        self._finish(until)
+        if tally is not None and until >= self._counted_rows:
+            self._tally += tally
+
+    def _finish(self, until: int) -> None:
         if until <= self._into.rows_done:
             return
         coverage = self._into.coverage
         for row, maps, weights, missing in self._stitcher.flush(until):
             coverage += self._rows(row, maps, weights, missing)
-        self._commit(until, coverage)
+        self._commit(until, coverage, self._tally)
         memory.trim()
 
     def _rows(

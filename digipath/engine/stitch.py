@@ -33,6 +33,11 @@ def mean_window(size: int) -> Floats:
 WINDOWS: Mapping[str, Window] = {"smooth": smooth_window, "mean": mean_window}
 
 
+def patch_weights(size: Sequence[int], window: Window) -> Floats:
+    """Weights of a patch's map pixels: the product over its axes."""
+    return functools.reduce(np.multiply.outer, (window(length) for length in size), np.ones((), np.float32))
+
+
 def block_mean(values: Floats, reduce: int, valid: NDArray[np.bool_] | None) -> tuple[Floats, NDArray[np.bool_] | None]:
     """Average (*patch, C) over blocks of `reduce` pixels, over the valid ones only.
 
@@ -64,23 +69,21 @@ class Stitcher:
     Args:
         grid: where the patches lie.
         window: weights along one axis; the product over axes weighs a patch's map pixels.
-        names: the maps to make, each with `channels` channels.
+        channels: the maps to make, with the number of channels of each.
         first_row: map row to begin with; what patches say about rows above it is dropped
             (those rows are already final).
     """
 
     def __init__(
-        self, grid: Grid, window: Window, names: Sequence[str], channels: int, first_row: int = 0
+        self, grid: Grid, window: Window, channels: Mapping[str, int], first_row: int = 0
     ) -> None:
         self._grid = grid
         self._height = grid.map_patch[0]
         self._row = first_row
-        self._weights = np.ones((), np.float32)
-        for size in grid.map_patch:
-            self._weights = self._weights[..., None] * window(size)
+        self._weights = patch_weights(grid.map_patch, window)
         self._total = np.zeros((self._height, *grid.map_shape[1:]), np.float32)
         self._missing: NDArray[np.int32] | None = None  # made when the first unreadable pixel turns up
-        self._sums = {name: np.zeros((*self._total.shape, channels), np.float32) for name in names}
+        self._sums = {name: np.zeros((*self._total.shape, n), np.float32) for name, n in channels.items()}
 
     def add(self, start_px: Sequence[int], maps: Mapping[str, Floats], valid: NDArray[np.bool_] | None) -> None:
         """Add one patch's maps, each (*patch, C), where they are valid."""

@@ -13,6 +13,9 @@ from digipath.errors import BadInput
 # Probabilities are binned by their log odds: a trained network's crowd at 0 and at 1, where even bins would tie them.
 BINS = 4096
 LOG_ODDS = 16.0  # of the outermost bins, either side; about the resolution of float32 next to 1
+BIN_LOG_ODDS = np.linspace(-LOG_ODDS, LOG_ODDS, BINS)  # of each bin's middle
+
+Histogram = NDArray[np.int64]  # (2, BINS): pixels without and with what is asked for, by the log odds of a value
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,9 @@ class Confusion:
             raise BadInput(f"expected truth and probability of one shape, got {truth.shape} and {probability.shape}")
         if np.isnan(probability).any():
             raise BadInput("expected probabilities, got NaN")
-        bins = _bins(probability)
-        histogram = [np.bincount(bins[truth == side], minlength=BINS) for side in (False, True)]
         called = probability >= threshold
-        return Confusion(np.array(histogram), np.array([np.count_nonzero(called & ~truth), (called & truth).sum()]))
+        found = np.array([np.count_nonzero(called & ~truth), np.count_nonzero(called & truth)])
+        return Confusion(histogram_of(truth, probability), found)
 
     @staticmethod
     def none() -> Confusion:
@@ -92,11 +94,7 @@ class Confusion:
         Pixels of one bin count as ties: an error below 0.001. Hanley and McNeil 1982,
         doi:10.1148/radiology.143.1.7063747.
         """
-        if not self.negatives or not self.positives:
-            return None
-        negative, positive = self.histogram.astype(np.float64)
-        below = np.cumsum(negative) - negative
-        return float((positive * (below + negative / 2)).sum() / negative.sum() / positive.sum())
+        return auroc_of(self.histogram)
 
     @property
     def false_positive_share(self) -> float | None:
@@ -104,8 +102,26 @@ class Confusion:
         return int(self.found[0]) / self.negatives if self.negatives else None
 
 
-def _bins(probability: NDArray[np.floating]) -> NDArray[np.int64]:
-    p = probability.astype(np.float64)
+def histogram_of(truth: NDArray[np.bool_], value: NDArray[np.floating]) -> Histogram:
+    """Pixels (2, BINS) where `truth` is False and where it is True, by the log odds of a value in [0, 1]."""
+    bins = _bins(value)
+    return np.array([np.bincount(bins[truth == side], minlength=BINS) for side in (False, True)])
+
+
+def auroc_of(histogram: Histogram) -> float | None:
+    """The chance that a value of the second row is above one of the first, ties counting one half; None without both.
+
+    Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747.
+    """
+    negative, positive = histogram.astype(np.float64)
+    if not negative.any() or not positive.any():
+        return None
+    below = np.cumsum(negative) - negative
+    return float((positive * (below + negative / 2)).sum() / negative.sum() / positive.sum())
+
+
+def _bins(value: NDArray[np.floating]) -> NDArray[np.int64]:
+    p = value.astype(np.float64)
     with np.errstate(divide="ignore"):
         odds = np.log(p) - np.log1p(-p)
     return (((np.clip(odds, -LOG_ODDS, LOG_ODDS) + LOG_ODDS) / (2 * LOG_ODDS)) * (BINS - 1)).round().astype(np.int64)

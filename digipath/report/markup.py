@@ -6,69 +6,16 @@ import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from digipath.report.document import PLOT
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
 JPEG_QUALITY = 82
-
-STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --soft: #5b6370; --line: #d8dce2; --panel: #f5f6f8;
-  --accent: #2a788e; --alert-ink: #7a1200; --alert: #ffe9e2; --alert-line: #c8371b; }
-@media (prefers-color-scheme: dark) { :root { --paper: #15181c; --ink: #e6e8eb; --soft: #a0a8b3; --line: #343a42;
-  --panel: #1e2227; --accent: #4fb3c9; --alert-ink: #ffd9cf; --alert: #4a1a10; --alert-line: #ff7a5c; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem clamp(1rem, 4vw, 3rem) 3rem; max-width: 80rem; background: var(--paper);
-  color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: .75rem 0 .25rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.1rem; margin: 2.25rem 0 .75rem; }
-h3 { font-size: 1rem; margin: 1.25rem 0 .5rem; overflow-wrap: anywhere; }
-p { margin: .4rem 0; max-width: 46rem; }
-.soft, figcaption { color: var(--soft); font-size: .9rem; }
-.notice { border-bottom: 1px solid var(--line); padding-bottom: .6rem; max-width: none; font-weight: 600; }
-footer.notice { border: 0; border-top: 1px solid var(--line); padding: .6rem 0 0; margin-top: 2.5rem; }
-.alert { border: 2px solid var(--alert-line); background: var(--alert); color: var(--alert-ink); border-radius: 6px;
-  padding: .8rem 1rem; margin: 1rem 0; }
-.alert strong { font-size: 1.1rem; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .75rem; margin: 1.25rem 0;
-  padding: 0; }
-.figures div { background: var(--panel); border-radius: 6px; padding: .7rem .9rem; }
-.figures dt { color: var(--soft); font-size: .85rem; }
-.figures dd { margin: .1rem 0 0; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); gap: 1.25rem;
-  align-items: start; }
-figure { margin: 0; }
-img { display: block; width: 100%; height: auto; border: 1px solid var(--line); border-radius: 4px; background: #fff; }
-figcaption { margin-top: .4rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .95rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: .3rem 1.5rem .3rem 0; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; }
-tbody th { font-weight: 400; color: var(--soft); white-space: nowrap; }
-td { overflow-wrap: anywhere; }
-td.number, th.number { text-align: right; white-space: nowrap; }
-details { margin-top: .75rem; border-top: 1px solid var(--line); padding-top: .75rem; }
-summary { cursor: pointer; font-weight: 600; }
-svg { display: block; width: 100%; max-width: 40rem; height: auto; }
-svg text { fill: var(--soft); font-size: 12px; }
-svg .bar { fill: var(--accent); } svg .axis { stroke: var(--soft); }
-svg .mark { stroke: var(--alert-line); stroke-dasharray: 4 3; }
-@media (max-width: 40rem) { th, td { padding-right: .8rem; } .figures { grid-template-columns: 1fr 1fr; }
-  .figures dd { font-size: 1.1rem; } }
-@media print { body { max-width: none; padding: 0; } details { display: block; } }
-"""
-
-
-def document(title: str, body: str) -> str:
-    """A whole page that needs nothing beside itself."""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # Nothing may be fetched and no script may run, whatever a file name holds.
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
 
 
 def section(title: str, *content: str) -> str:
@@ -97,9 +44,9 @@ def pairs(values: Mapping[str, Any]) -> str:
     return f'<div class="scroll"><table><tbody>{rows}</tbody></table></div>' if rows else ""
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
-    kinds = ["", *[' class="number"'] * (len(head) - 1)]
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: Sequence[str] = ()) -> str:
+    """A table whose first column and those named in `texts` are text and whose others are numbers."""
+    kinds = ["" if not index or name in texts else ' class="number"' for index, name in enumerate(head)]
     top = "".join(f'<th scope="col"{kind}>{escape(cell)}</th>' for kind, cell in zip(kinds, head, strict=True))
     body = "".join(
         "<tr>" + "".join(f"<td{k}>{escape(cell)}</td>" for k, cell in zip(kinds, row, strict=True)) + "</tr>"
@@ -127,33 +74,28 @@ def picture(image: Image.Image, caption: str) -> str:
     )
 
 
-def histogram(counts: Sequence[int], mark: float, axis: str) -> str:
-    """Bars of shares over [0, 1] as SVG, with a dashed line at `mark`."""
-    total = sum(counts)
-    if not total:
-        return ""
-    wide, high, left, top = 600, 150, 44, 18
-    peak = max(counts)
-    step = wide / len(counts)
-    bars = "".join(
-        f'<rect class="bar" x="{left + i * step + 1:.1f}" y="{top + high - high * count / peak:.1f}" '
-        f'width="{step - 2:.1f}" height="{high * count / peak:.1f}"><title>{i / len(counts):.2f} to '
-        f"{(i + 1) / len(counts):.2f}: {count / total:.2%}</title></rect>"
-        for i, count in enumerate(counts)
-    )
-    ticks = "".join(
-        f'<text x="{left + at * wide:.1f}" y="{top + high + 16}" text-anchor="middle">{at:g}</text>'
-        for at in (0, 0.25, 0.5, 0.75, 1)
-    )
-    at = left + mark * wide
+def plot(figure: Figure, caption: str, numbers: str = "") -> str:
+    """A figure that the page draws, with what it shows; `numbers` (a table) stands below it, folded."""
+    data = str(figure.to_json()).replace("<", "\\u003c")  # so that no text in it can end the script
+    folded = f"<details><summary>The numbers</summary>{numbers}</details>" if numbers else ""
     return (
-        f'<svg viewBox="0 0 {left + wide + 16} {top + high + 40}" role="img" aria-label="Histogram: {escape(axis)}">'
-        f'{bars}<line class="axis" x1="{left}" y1="{top + high}" x2="{left + wide}" y2="{top + high}"/>{ticks}'
-        f'<text x="{left - 6}" y="{top + 6}" text-anchor="end">{peak / total:.0%}</text>'
-        f'<line class="mark" x1="{at:.1f}" y1="{top - 4}" x2="{at:.1f}" y2="{top + high}"/>'
-        f'<text x="{at:.1f}" y="{top - 7}" text-anchor="middle">threshold {mark:g}</text>'
-        f'<text x="{left + wide / 2}" y="{top + high + 34}" text-anchor="middle">{escape(axis)}</text></svg>'
+        f'<figure {PLOT}><div class="canvas" role="img" aria-label="{escape(caption)}"></div>'
+        f'<script type="application/json">{data}</script><figcaption>{escape(caption)}</figcaption>{folded}</figure>'
     )
+
+
+def mm2(value: float | None) -> str:
+    """An area as a reader would write it."""
+    if value is None:
+        return "size unknown"
+    if 0 < value < 0.01:
+        return f"{value * 1e6:,.0f} µm²"
+    return f"{value:,.2f} mm²" if value >= 1 else f"{value:.3g} mm²"
+
+
+def share(value: float | None) -> str:
+    """A share as a reader would write it."""
+    return "none" if value is None else f"{value:.2%}"
 
 
 def label(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -11,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath.errors import BadInput
+from digipath.report.inputs import BurdenInput, LookHereInput, MetastasesInput
 from digipath.values import PREDICTED, Coverage
 
 NOTICE = "For research use only. Not for diagnostic procedures."
 BINS = 20
 READ_ROWS, STRIP_ROWS = 256, 64  # stored maps are cheapest to read by their chunks of 256 rows
 UM2_PER_MM2 = 1e6
+LONGEST = 100  # metastases that are listed; all are counted
 
 
 class MapLike(Protocol):
@@ -118,6 +121,9 @@ def summary(
     map_mpp: float | None,
     min_lesion_um2: float | None = None,
     notes: Sequence[str] = (),
+    metastases: MetastasesInput | None = None,
+    burden: BurdenInput | None = None,
+    look_here: Sequence[LookHereInput] | None = None,
 ) -> dict[str, Any]:
     """Return the numbers of a segmentation as a JSON-able dict, units in the keys.
 
@@ -129,6 +135,7 @@ def summary(
         map_mpp: µm per map pixel.
         min_lesion_um2: size below which regions were not listed; their area is in `tumour_mm2` all the same.
         notes: for the reader, kept as they are.
+        metastases, burden, look_here: readouts; None: not asked for, and None here.
 
     `tumour_share_of_tissue` is the positive share of the tissue that has a prediction.
     """
@@ -146,6 +153,10 @@ def summary(
         "threshold": counted.threshold,
         "mpp": mpp,
         "map_mpp": map_mpp,
+        "category_by_size": metastases and metastases.category,
+        "metastases": metastases and _metastases(metastases),
+        "burden": burden and _burden(burden),
+        "look_here": None if look_here is None else [_place(one) for one in look_here],
         "coverage_px": asdict(coverage),
         "complete": coverage.complete,
         "notes": [*notes, *unknown],
@@ -155,3 +166,36 @@ def summary(
 
 def _mm2(pixels: int, mpp: float | None) -> float | None:
     return None if mpp is None else pixels * mpp**2 / UM2_PER_MM2
+
+
+def _metastases(given: MetastasesInput) -> dict[str, Any]:
+    """How many of each category, and the longest ones."""
+    categories = Counter(one.category for one in given.found)
+    longest = [
+        {
+            "diameter_um": one.diameter_um,
+            "category": one.category,
+            "area_um2": one.area_um2,
+            "lesions": [*one.fragments],
+        }
+        for one in given.found[:LONGEST]
+    ]
+    return {"count": len(given.found), **categories, "longest": longest, "notes": [*given.notes]}
+
+
+def _burden(given: BurdenInput) -> dict[str, Any]:
+    rules = {
+        rule.name: {
+            "percent": rule.percent,
+            "interval_percent": rule.interval and [*rule.interval],
+            "viable_mm2": rule.viable_mm2,
+            "whole_mm2": rule.whole_mm2,
+        }
+        for rule in given.rules
+    }
+    facts = {"level": given.level, "conformal": given.conformal, "mpp": given.mpp, "notes": [*given.notes]}
+    return {"rules": rules} | facts
+
+
+def _place(one: LookHereInput) -> dict[str, Any]:
+    return {name: value for name, value in vars(one).items() if name != "outline_l0"}

@@ -31,7 +31,7 @@ from digipath.synthetic.detector import (
 )
 from digipath.synthetic.drawing import raster
 
-SIDES_PX = range(320, 640, 16)  # of a case, each side by itself
+SIDES_PX = range(256, 512, 16)  # of a case, each side by itself
 PIECES = (0.4, 0.3, 0.2, 0.1)  # how often there are 1, 2, 3, 4 of tissue
 MARGIN_UM = (50, 400)  # tumour further than this from viable nests and not enclosed by them is not known as such
 LEAST_VIABLE_MM2 = 0.1  # a case with less is drawn again

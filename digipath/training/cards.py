@@ -6,11 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from digipath.measure.calibration import Calibration
 from digipath.training.config import Config
 from digipath.training.manifest import Manifest, TrainingCase
 from digipath.training.runs import FINAL, Round, Run
 
 DIGITS = 4
+UNCALIBRATED = "Not calibrated: probabilities rank pixels, they are no frequencies."
+CALIBRATED = (
+    "Calibrated by one temperature on few cases: on other tissue probabilities may be no frequencies. The metrics are "
+    "of the network as it was trained; the temperature changes no decision at 0.5, and next to nothing in the AUROC."
+)
+CALIBRATED_MEMBERS = (
+    "Its networks are calibrated each by itself, their mean is not: where they differ it is less sure than it could "
+    "be. The metrics are of the mean of the networks as they were trained, before their temperatures."
+)
 NAMES = {
     "mean_dice": "dice, mean per case",
     "pooled_dice": "dice, pooled pixels",
@@ -50,12 +60,13 @@ def network_card(
     manifest: Manifest,
     *,
     metrics: Sequence[Mapping[str, Any]] = (),
+    calibration: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The card of one trained network, for the weights file beside it.
 
     Args:
         trained: the run's record: `multiple`, `bytes` and `sha256` of its weights, epochs, minutes, versions, ….
-        metrics: from `own_metrics` and `pooled_metrics`.
+        metrics: from `own_metrics` and `pooled_metrics`. calibration: from `calibration_record`.
     """
     scale, offset = config.scaling_of(run.member)
     return {
@@ -69,14 +80,22 @@ def network_card(
         "sha256": trained["sha256"],
         "sha256_reason": None,
         "training": {**_training(config, manifest, run), **_history(trained), "settings": _settings(config, trained)},
-        **_ending(config, manifest, metrics),
+        **_ending(config, manifest, metrics, calibration, UNCALIBRATED if calibration is None else CALIBRATED),
     }
 
 
 def ensemble_card(
-    members: Mapping[str, Run], config: Config, manifest: Manifest, *, metrics: Sequence[Mapping[str, Any]]
+    members: Mapping[str, Run],
+    config: Config,
+    manifest: Manifest,
+    *,
+    metrics: Sequence[Mapping[str, Any]],
+    calibrated: bool = False,
 ) -> dict[str, Any]:
-    """The card of the networks that are shipped together, `members` by the name of their cards."""
+    """The card of the networks that are shipped together, `members` by the name of their cards.
+
+    calibrated: all of them are.
+    """
     trained_on = {name: f"{len(run.split.train)} cases, {run.split.name}" for name, run in members.items()}
     return {
         **_heading(card_name(config), "ensemble", config),
@@ -84,8 +103,21 @@ def ensemble_card(
         "activation": config.members[0].activation,
         "input": {**_input(config), "scale": config.input.scale, "offset": config.input.offset},
         "training": {**_training(config, manifest), "members": trained_on},
-        **_ending(config, manifest, metrics),
+        **_ending(config, manifest, metrics, None, CALIBRATED_MEMBERS if calibrated else UNCALIBRATED),
     }
+
+
+def calibration_record(
+    found: Calibration, run: Run, rounds: Sequence[Round], config: Config, manifest: Manifest
+) -> dict[str, Any]:
+    """What a network's card says of its temperature, which the cases that `rounds` held out gave."""
+    cases = tuple(case for round_ in rounds for case in round_.held_out)
+    views = f", mean over {config.score.views} views" if config.score.views > 1 else ""
+    parts = "; ".join(f"{round_.name}: {_count(round_.held_out)} {_held_out(round_)}" for round_ in rounds)
+    split = f"{_kind(config)}; {parts}"
+    if run.split.name == FINAL:
+        split += "; predicted by this member trained without them, as this network was trained on all cases"
+    return found.to_record(data=f"{_count(cases)} of {manifest.path.name}{views}", split=split)
 
 
 def own_metrics(score: Score, round_: Round, config: Config, manifest: Manifest) -> list[dict[str, Any]]:
@@ -152,17 +184,24 @@ def _settings(config: Config, trained: Mapping[str, Any]) -> dict[str, Any]:
     return {"sampling": drawn, "augmentation": augmentation, "schedule": dict(trained["schedule"])}
 
 
-def _ending(config: Config, manifest: Manifest, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _ending(
+    config: Config,
+    manifest: Manifest,
+    metrics: Sequence[Mapping[str, Any]],
+    calibration: Mapping[str, Any] | None,
+    probabilities: str,
+) -> dict[str, Any]:
     limits = [
         f"Made from {_count(manifest.cases)}: other stains, scanners, organs and laboratories are untested.",
-        "Not calibrated: probabilities rank pixels, they are no frequencies.",
+        probabilities,
     ]
     return {
         "licence": config.card.licence,
         "citation": config.card.citation,
         "metrics": list(metrics),
-        "calibration": None,
+        "calibration": calibration,
         "conformal": None,
+        "readouts": list(config.card.readouts),
         "intended_use": config.card.intended_use,
         "limits": [*config.card.limits, *limits],
     }

@@ -17,6 +17,7 @@ from digipath import slide_stain
 from digipath.annotation import Labels
 from digipath.augment import Augmentation
 from digipath.errors import BadInput, NotFound
+from digipath.measure.look_here import READOUTS
 from digipath.scoring import Scoring
 from digipath.stain import REFERENCES, StainReference
 from digipath.training.manifest import Manifest, folder_manifest, read_manifest
@@ -182,7 +183,10 @@ class Splitting:
 
 @dataclass(frozen=True)
 class CardText:
-    """What a card says besides numbers; `name` begins the names of all cards."""
+    """What a card says besides numbers; `name` begins the names of all cards.
+
+    readouts: what reports make of the maps.
+    """
 
     name: str
     task: str
@@ -190,9 +194,12 @@ class CardText:
     citation: str = "not stated"
     intended_use: str = "Research use only. Not for diagnostic procedures."
     limits: tuple[str, ...] = ()
+    readouts: tuple[str, ...] = READOUTS
 
     def check(self) -> None:
         """Refuse what cannot be."""
+        if unknown := set(self.readouts) - set(READOUTS):
+            raise BadInput(f"expected readouts among {', '.join(READOUTS)}, got {min(unknown)!r}")
         if not NAME.fullmatch(self.name):
             raise BadInput(f"expected a name of lower-case letters, digits and single hyphens, got {self.name!r}")
         if not self.task:

@@ -22,59 +22,22 @@ from typing import TYPE_CHECKING, Any
 
 from digipath import networks as choose_networks
 from digipath.case import Case
-from digipath.errors import BadInput, NotFound
-from digipath.files import read_json, write_atomically, write_json
-from digipath.networks import LONGEST_REASON, Networks
-from digipath.runtime import without_startup_notices
+from digipath.errors import NotFound
+from digipath.files import read_json
+from digipath.networks import Networks
 from digipath.scoring import CaseScore, Sample, score_cases
 from digipath.training import results
-from digipath.training.cards import Score, card_name, ensemble_card, network_card, own_metrics, pooled_metrics
-from digipath.training.config import Config, Member, read_config
-from digipath.training.manifest import Manifest
-from digipath.training.runs import FINAL, Round, Run, plan_runs, shipped
+from digipath.training.config import Config
+from digipath.training.outcome import write_outcome
+from digipath.training.plan import Plan, prepare
+from digipath.training.runs import FINAL, Round, Run
 from digipath.training.schedule import Schedule
-from digipath.values import Cancel, Card, Progress, ProgressCallback
-from digipath.weights import load_card, verify
+from digipath.values import Cancel, Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from digipath.training.trained import Workshop
 
 OWNED = ("runs", "scores", "weights", "results.json", "scores.csv", "summary.md")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a training will do. parameters: of each member's network, by its name."""
-
-    config: Config
-    manifest: Manifest
-    rounds: tuple[Round, ...]
-    parameters: Mapping[str, int]
-
-    @cached_property
-    def shipped(self) -> tuple[Run, ...]:
-        """The runs whose networks are shipped together."""
-        return shipped(self.rounds, self.config)
-
-    def name(self, run: Run) -> str:
-        """The name of a run's card; a network that is shipped alone has the short one."""
-        return card_name(self.config, None if self.shipped == (run,) else run)
-
-    def lines(self) -> list[str]:
-        """The plan in words, a line per fact."""
-        cases = self.manifest.cases
-        found = [f"{len(cases)} cases of {len({case.patient for case in cases})} patients: {self.manifest.path}"]
-        for member in self.config.members:
-            begins = "random weights" if member.encoder is None else f"encoder from {member.encoder}"
-            size = f"{self.parameters[member.name]:,} parameters"
-            found.append(f"member {member.name}: {member.network}, {size}, {begins}")
-        for round_ in self.rounds:
-            for run in round_.runs:
-                schedule, split = self.config.schedule_of(run.member), run.split
-                parts = f"{len(split.train)} train, {len(split.validation)} validate, {len(round_.held_out)} scored"
-                patches = schedule.epochs * schedule.steps_per_epoch * schedule.batch
-                found.append(f"{run.name}: {parts}; up to {schedule.epochs} epochs, {patches:,} patches")
-        return [*found, f"shipped as {card_name(self.config)}: {', '.join(run.name for run in self.shipped)}"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +84,8 @@ def train(
         seed: instead of the configuration's.
         resume: go on with an unfinished training of the same configuration and manifest, return a
             finished one as it is; False starts afresh. Words of [card] other than its name may change:
-            then the cards are written anew, and nothing is trained.
+            then the cards are written anew, and nothing is trained. So they are where an older digipath
+            left them without calibration.
         progress: called with a `Progress`; cancel: asked between batches.
 
     Raises:
@@ -135,15 +99,16 @@ def train(
         "digipath": version("digipath"),
     }
     with Case(folder, "train", identity, owned=OWNED, resume=resume) as case:
-        if not case.done or _worded_otherwise(plan, folder):
+        if not case.done or _outdated(plan, folder):
             _train(plan, folder, progress, cancel)
     return TrainingResult(folder)
 
 
-def _worded_otherwise(plan: Plan, folder: Path) -> bool:
-    """Whether the cards of a finished training say other words than [card] does now; its networks stay."""
-    said = read_json(folder / "results.json")["config"]["card"]
-    return bool(said != json.loads(json.dumps(asdict(plan.config.card))))  # tuples as they are read back
+def _outdated(plan: Plan, folder: Path) -> bool:
+    """Whether the cards of a finished training lack calibration, or other words than [card] has now; networks stay."""
+    record = read_json(folder / "results.json")
+    words = json.loads(json.dumps(asdict(plan.config.card)))  # tuples as they are read back
+    return "calibration" not in record or bool(record["config"]["card"] != words)
 
 
 def open_training(folder: str | Path) -> TrainingResult:
@@ -151,29 +116,6 @@ def open_training(folder: str | Path) -> TrainingResult:
     if not (Path(folder) / "results.json").is_file():
         raise NotFound(f"expected a finished training, found no results.json: {folder}")
     return TrainingResult(Path(folder))
-
-
-def prepare(config: Config | str | Path, *, seed: int | None = None) -> Plan:
-    """Read and check everything that a training needs, and plan its runs; nothing is written.
-
-    Raises:
-        BadInput: about the configuration, the manifest, the split or a network's settings.
-        UnknownWeights, WeightsCorrupt: an encoder's.
-    """
-    if not isinstance(config, Config):
-        config = read_config(config, seed=seed)
-    elif seed is not None:
-        config = replace(config, seed=seed)
-    manifest = config.data.read(config.input.mpp)
-    rounds = plan_runs(manifest.cases, config)
-    encoders = {member.encoder: load_card(member.encoder) for member in config.members if member.encoder is not None}
-    for card in encoders.values():
-        if "file" not in card.record:
-            raise BadInput(f"expected an encoder with weights of its own, {card.name} is of kind {card.record['kind']}")
-        verify(card)
-    with without_startup_notices():
-        parameters = {member.name: _parameters(member, config, encoders) for member in config.members}
-    return Plan(config, manifest, rounds, parameters)
 
 
 def check_patches(plan: Plan) -> None:
@@ -196,23 +138,6 @@ def _look(plan: Plan, shop: Workshop) -> None:
         look_at(run, shop, plan.config.schedule_of(run.member))
 
 
-def _parameters(member: Member, config: Config, encoders: Mapping[str, Card]) -> int:
-    """Parameters of a member's network, built once to see that it can be and that patches and encoder fit."""
-    from digipath.nn import build, patch_multiple  # here, because it imports Keras and its backend
-    from digipath.nn.pretrained import load_encoder
-
-    try:
-        network = build(member.spec["name"], **member.spec["config"])
-        multiple = patch_multiple(member.network, member.config)
-        if config.input.patch % multiple or config.input.training_patch % multiple:
-            raise BadInput(f"expected [input] patch and training_patch to be multiples of {multiple} px")
-        if member.encoder is not None:
-            load_encoder(network, encoders[member.encoder].file)
-    except (BadInput, TypeError, ValueError) as error:  # the last two: what Keras says of a wrong kind of value
-        raise BadInput(f"[[member]] {member.name}: {' '.join(str(error).split())[:LONGEST_REASON]}") from error
-    return int(network.count_params())
-
-
 def _train(plan: Plan, folder: Path, progress: ProgressCallback | None, cancel: Cancel | None) -> None:
     from digipath.training.trained import RECORD, Workshop, train_run
 
@@ -230,7 +155,7 @@ def _train(plan: Plan, folder: Path, progress: ProgressCallback | None, cancel: 
             records[run.name] = train_run(run, plan.name(run), folder / "runs" / run.name, shop, schedule=schedule)
         if round_.held_out:
             scored[round_.name] = _score(plan, round_, folder / "scores" / f"{round_.name}.npz", shop)
-    _write(plan, folder, records, scored, seconds=time.perf_counter() - began)
+    write_outcome(plan, folder, records, scored, seconds=time.perf_counter() - began)
 
 
 def _final_schedule(plan: Plan, run: Run, records: Mapping[str, Mapping[str, Any]]) -> Schedule:
@@ -261,87 +186,14 @@ def _scoring(progress: ProgressCallback, name: str) -> ProgressCallback:
 
 
 def _side_by_side(cards: Sequence[str]) -> Networks:
-    """Networks of several cards that agree on classes and resolution, as those of one training do."""
-    each = [choose_networks.published(card) for card in cards]
+    """Networks of several cards that agree on classes and resolution, as those of one training do; as trained."""
+    each = [choose_networks.published(card, calibrated=False) for card in cards]
     return replace(
         each[0],
         count=len(each),
         cards=tuple(card for networks in each for card in networks.cards),
         load=lambda: [predictor for networks in each for predictor in networks.load()],
     )
-
-
-def _write(
-    plan: Plan,
-    folder: Path,
-    records: Mapping[str, Mapping[str, Any]],
-    scored: Mapping[str, Sequence[CaseScore]],
-    *,
-    seconds: float,
-) -> None:
-    """Cards with their scores, and the results."""
-    scores = results.gather(plan.rounds, scored)
-    names = _write_cards(plan, folder / "weights", records, scores)
-    record = {
-        "name": card_name(plan.config),
-        "cards": names,
-        "verdict": results.verdict(scores),
-        "scores": {subject: asdict(score) for subject, score in scores.items()},
-        "rounds": {round_.name: [run.name for run in round_.runs] for round_ in plan.rounds},
-        "runs": records,
-        "manifest": {"file": plan.manifest.path.name, "sha256": plan.manifest.sha256},
-        "config": plan.config.record(),
-        "minutes_of_fitting": round(sum(run["minutes"] for run in records.values()), 2),
-        "minutes_of_last_attempt": round(seconds / 60, 2),
-    }
-    write_atomically(folder / "scores.csv", results.score_rows(plan.rounds, scored))
-    write_atomically(folder / "summary.md", _summary(plan, records, scores))
-    write_json(folder / "results.json", record)
-
-
-def _write_cards(
-    plan: Plan, folder: Path, records: Mapping[str, Mapping[str, Any]], scores: Mapping[str, Score]
-) -> list[str]:
-    """Write all cards anew; returns their names, the shipped one first."""
-    config, manifest = plan.config, plan.manifest
-    names = []
-    for round_ in plan.rounds:
-        for run in round_.runs:
-            metrics = _metrics(plan, round_, scores[run.member.name]) if run.member.name in scores else []
-            card = network_card(plan.name(run), run, records[run.name], config, manifest, metrics=metrics)
-            write_json(folder / f"{card['name']}.json", card)
-            names.append(card["name"])
-    if len(plan.shipped) > 1:
-        members = {plan.name(run): run for run in plan.shipped}
-        metrics = []
-        for subject, score in reversed(list(scores.items())):  # the ensemble first
-            label = None if subject == results.ENSEMBLE else subject
-            metrics += pooled_metrics(score, plan.rounds, config, manifest, label=label)
-        card = ensemble_card(members, config, manifest, metrics=metrics)
-        write_json(folder / f"{card['name']}.json", card)
-        names.append(card["name"])
-    return sorted(names, key=lambda name: name != card_name(config))
-
-
-def _metrics(plan: Plan, round_: Round, score: Score) -> list[dict[str, Any]]:
-    own = own_metrics(score, round_, plan.config, plan.manifest) if round_.name in score.rounds else []
-    several = round_.name == FINAL or len(score.rounds) > 1
-    return [*own, *(pooled_metrics(score, plan.rounds, plan.config, plan.manifest) if several else [])]
-
-
-def _summary(plan: Plan, records: Mapping[str, Mapping[str, Any]], scores: Mapping[str, Score]) -> str:
-    """`summary.md`: the plan, the scores, and where the curves are."""
-    lines = [f"# {card_name(plan.config)}", "", plan.config.card.task, "", *(f"- {line}" for line in plan.lines()), ""]
-    if scores:
-        lines += ["Scores on held-out cases; ± standard deviation over the rounds.", ""]
-        lines += [results.score_table(scores), ""]
-    if verdict := results.verdict(scores):
-        lines += [verdict, ""]
-    lines += ["| run | epochs | best epoch | stopped | minutes | curves |", "|---|---|---|---|---|---|"]
-    for name, run in records.items():
-        cells = [name, run["epochs"], run["best_epoch"], run["stopped"], run["minutes"]]
-        lines.append(f"| {' | '.join(map(str, cells))} | [curves](runs/{name}/curves.png) |")
-    return "\n".join([*lines, "", plan.config.card.intended_use, ""])
 
 
 def _flat(record: Any, name: str = "") -> dict[str, Any]:  # noqa: ANN401 - any JSON

@@ -30,7 +30,7 @@ from pathlib import Path
 from digipath.annotation import Labels, open_lesions
 from digipath.case import file_identity
 from digipath.errors import BadAnnotation, BadInput, DigipathError, MissingResolution, ResolutionTooLow
-from digipath.pipeline import COARSEST
+from digipath.planning import COARSEST
 from digipath.slide import Slide, open_slide
 from digipath.training.tables import Row, raise_all, read_table
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from digipath.annotation import Labels, open_lesions
 from digipath.errors import ResolutionTooLow
-from digipath.pipeline import COARSEST
+from digipath.planning import COARSEST
 from digipath.slide import Overview, open_slide
 from digipath.tissue import tissue_mask
 from digipath.training.manifest import TrainingCase

@@ -13,10 +13,11 @@ import numpy as np
 
 from digipath.errors import BadInput
 from digipath.files import write_atomically
-from digipath.measure.confusion import Confusion
+from digipath.measure.calibration import Calibration, calibration_of
+from digipath.measure.confusion import Confusion, Histogram
 from digipath.scoring import CaseScore, summary
 from digipath.training.cards import Score
-from digipath.training.runs import Round
+from digipath.training.runs import FINAL, Round
 from digipath.values import Coverage
 
 ENSEMBLE = "ensemble"
@@ -84,6 +85,30 @@ def _score(subject: str, rounds: Mapping[str, list[tuple[str, Confusion]]], cent
     return Score(subject, each, pooled, spread, apart)
 
 
+def calibrations(rounds: Sequence[Round], scored: Scored) -> dict[str, Calibration | None]:
+    """The temperature of each run's network by the run's name, from cases that it held out; None where none fits.
+
+    Where a last round has trained on all cases, a member's temperature is that of all its networks before.
+    """
+    found: dict[str, Calibration | None] = {}
+    for round_ in rounds:
+        for place, run in enumerate(round_.runs):
+            patients: dict[str, list[Histogram]] = {}
+            for other in calibrating(round_, rounds):
+                at = place if other is round_ else [same.member for same in other.runs].index(run.member)
+                whose = {case.name: case.patient for case in other.held_out}
+                for case in scored.get(other.name, ()):
+                    patients.setdefault(whose[case.name], []).append(case.networks[at].histogram)
+            groups = [np.sum(histograms, axis=0) for histograms in patients.values()]
+            found[run.name] = calibration_of(groups) if groups else None
+    return found
+
+
+def calibrating(round_: Round, rounds: Sequence[Round]) -> list[Round]:
+    """The rounds whose held-out cases calibrate the networks of a round: itself, or all others of the last one."""
+    return [other for other in rounds if other.held_out] if round_.name == FINAL else [round_]
+
+
 def best_member(scores: Mapping[str, Score]) -> str | None:
     """The member of the highest pooled Dice coefficient."""
     members = [name for name in scores if name != ENSEMBLE]
@@ -138,3 +163,15 @@ def _cell(value: float | None, spread: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.3f}" if spread is None else f"{value:.3f} ± {spread:.3f}"
+
+
+def calibration_table(records: Mapping[str, Mapping[str, Any] | None]) -> str:
+    """A Markdown table: temperature, calibration error and Brier score of each run; empty where none has any."""
+    rows = []
+    for name, record in records.items():
+        if record is not None:
+            error, brier = record["expected_calibration_error"], record["brier"]
+            numbers = (record["temperature"], error["before"], error["after"], brier["before"], brier["after"])
+            rows.append(f"| {name} | " + " | ".join(f"{number:.3f}" for number in numbers) + " |")
+    head = "| run | temperature | calibration error before | after | Brier score before | after |"
+    return "\n".join([head, "|---" * 6 + "|", *rows]) if rows else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from digipath.errors import BadInput
-from digipath.files import read_json, write_json
+from digipath.files import copy_atomically, read_json, write_json
 from digipath.nn import patch_multiple
 from digipath.training.cards import network_card
 from digipath.training.config import Config
@@ -78,7 +77,7 @@ def train_run(run: Run, name: str, folder: Path, shop: Workshop, *, schedule: Sc
     encoder = _encoder(run.member.encoder)
     fitted = _fit(run, folder, shop, schedule, encoder)
     file = shop.weights / f"{name}.weights.h5"
-    _copy(fitted.weights, file)
+    copy_atomically(fitted.weights, file)
     record = {
         "name": name,
         "run": run.name,
@@ -180,13 +179,6 @@ def _named(progress: ProgressCallback | None, name: str) -> ProgressCallback | N
     if progress is None:
         return None
     return lambda report: progress(Progress(report.done, report.total, report.rate, f"{name}: {report.message}"))
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy so that the target is there whole or not at all."""
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.copyfile(source, partial)
-    partial.replace(target)
 
 
 def versions() -> dict[str, str]:
