@@ -56,7 +56,8 @@ def test_signature_of_segment_is_stable():
     keywords = {n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     assert keywords == {
         "out", "views", "overlap", "patch", "mpp", "at_mpp", "out_mpp", "tissue", "stain", "window",
-        "calibrated", "extra_maps", "keep_members", "predictors", "runtime", "precision", "resume", "progress", "cancel",
+        "calibrated", "extra_maps", "keep_members", "predictors", "runtime", "precision", "resume", "progress",
+        "cancel",
     }  # fmt: skip
 
 
