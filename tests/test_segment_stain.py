@@ -263,7 +263,7 @@ def test_members_of_different_stains_are_refused(card, tmp_path, monkeypatch):
         shutil.copy(path, tmp_path / "home" / "weights")
     for members in (["one", "two"], ["one", "three"]):
         ensemble = json.loads((tmp_path / "one.json").read_text()) | {"kind": "ensemble", "members": members}
-        for key in ("file", "urls", "bytes", "sha256", "sha256_reason", "network"):
+        for key in ("file", "urls", "bytes", "sha256", "sha256_reason", "network", "calibration"):
             ensemble.pop(key, None)
         path = tmp_path / "home" / "weights" / "both.json"
         path.write_text(json.dumps(ensemble | {"name": "both"}))
