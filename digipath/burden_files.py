@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from digipath.errors import OutputUnwritable
-from digipath.files import write_atomically, write_json
+from digipath.files import made_folder, write_atomically, write_json
 from digipath.measure.burden import Burden
 from digipath.report.drawing import HULL_RGB, PIECE_RGB
 from digipath.report.geojson import annotation
@@ -28,11 +27,7 @@ def write_burdens(folder: str | Path, records: Sequence[Mapping[str, Any]], foun
     Raises:
         OutputUnwritable: the folder cannot be made or written.
     """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputUnwritable(f"cannot write to {folder}: {error.strerror or error}") from error
+    folder = made_folder(Path(folder))
     write_json(folder / "burden.json", list(records))
     write_atomically(folder / "burden.csv", _table(records))
     for record, one in zip(records, found, strict=True):

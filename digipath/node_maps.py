@@ -10,19 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from digipath.coarser_maps import SAME, Map, coarser_maps
 from digipath.errors import BadInput, MissingResolution, NotFound, ResolutionTooLow
 from digipath.maps import MapArray
-from digipath.measure.lesions import find_lesions, join_fragments
+from digipath.measure.lesions import find_lesions, metastases_of
 from digipath.measure.pn_stage import heatmap_features, size_category
 from digipath.result import Segmentation, open_result
 
 SIZE_THRESHOLD = 0.5  # of the size rule, as in the report of a slide
 COARSEST = 2.0  # how much coarser than asked for maps may be
-SAME = 1e-3  # resolutions that differ by less are the same
-ROWS = 512  # of a map that are read at a time
 NPZ_KEYS = ("probability", "tissue", "mpp")
-
-Map = MapArray | NDArray[np.generic]
 
 
 @dataclass(frozen=True)
@@ -61,14 +58,14 @@ class NodeMaps:
     def by_size(self) -> tuple[str, float | None]:
         """Category by the size rule, from the maps as they were written, and its metastasis' diameter in µm."""
         lesions = find_lesions(self.probability, map_mpp=self.mpp, l0_per_map_px=1.0, threshold=SIZE_THRESHOLD)
-        metastases = join_fragments(lesions)
+        metastases = metastases_of(lesions)
         longest = metastases[0].diameter_um if metastases else None
         return size_category(longest), longest
 
     def at(self, mpp: float) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Probability, in its own type, and tissue at `mpp` µm per pixel: means over areas.
 
-        A pixel is tissue if at least half of it is. Read at the nearest finer level of the maps' pyramid.
+        See `digipath.coarser_maps`.
 
         Raises:
             ResolutionTooLow: the maps are more than twice as coarse.
@@ -79,12 +76,7 @@ class NodeMaps:
                 f"expected maps of at most {COARSEST * mpp:g} µm per pixel to measure them at {mpp:g}, "
                 f"got {self.mpp:g}; segment again with a finer --out-mpp: {self.place}"
             )
-        levels = self.probability.levels if isinstance(self.probability, MapArray) else 1
-        level = max(n for n in range(levels) if n == 0 or 2**n <= ratio * (1 + SAME))
-        finer = self.probability.level(level) if isinstance(self.probability, MapArray) else self.probability
-        share = _tissue_share(self.tissue, 2**level)
-        step = ratio / 2**level
-        return _resized(finer[:], step), np.greater_equal(_resized(share, step), 0.5)
+        return coarser_maps(self.probability, self.tissue, ratio)
 
 
 def open_node(given: Segmentation | str | Path) -> NodeMaps:
@@ -139,44 +131,3 @@ def _of_arrays(path: Path) -> NodeMaps:
     if mpp.ndim or mpp.dtype.kind not in "fiu" or not 0 < float(mpp) < math.inf:
         raise BadInput(f"expected mpp as one number above 0, in µm per pixel, got {mpp}: {path}")
     return NodeMaps(node_name(path), path, probability, tissue != 0, float(mpp))
-
-
-def _tissue_share(tissue: Map, factor: int) -> NDArray[np.float32]:
-    """How much of each block of factor × factor pixels is tissue, in [0, 1]; nothing is beyond the map.
-
-    The stored pyramid of tissue keeps whatever is tissue anywhere in a coarser pixel, which makes it grow.
-    """
-    rows, columns = tissue.shape
-    share = np.zeros((-(-rows // factor), -(-columns // factor)), np.float32)
-    step = -(-ROWS // factor) * factor
-    for row in range(0, rows, step):
-        strip = tissue[row : row + step] != 0
-        padded = np.pad(strip, [(0, -size % factor) for size in strip.shape])
-        blocks = padded.reshape(len(padded) // factor, factor, -1, factor)
-        share[row // factor :][: len(blocks)] = blocks.mean(axis=(1, 3), dtype=np.float32)
-    return share
-
-
-def _resized(values: NDArray[np.generic], step: float) -> NDArray[np.generic]:
-    """Means over cells of step × step pixels; NaN where no pixel of a cell is known, 0 beyond the map."""
-    if abs(step - 1) < SAME or not values.size:
-        return values
-    given = values.astype(np.float64)
-    known = ~np.isnan(given)
-    mean = _cell_means(_cell_means(np.where(known, given, 0), step), step)
-    if not known.all():
-        unknown = _cell_means(_cell_means((~known).astype(np.float64), step), step)
-        mean = np.divide(mean, 1 - unknown, out=np.full_like(mean, np.nan), where=unknown < 1 - SAME)
-    return mean.astype(values.dtype)
-
-
-def _cell_means(values: NDArray[np.float64], step: float) -> NDArray[np.float64]:
-    """(rows, columns) → (columns, cells): means over stretches of `step` rows, exact where they begin inside a row."""
-    rows = len(values)
-    sums = np.zeros((rows + 2, values.shape[1]))
-    np.cumsum(values, axis=0, out=sums[1:-1])
-    sums[-1] = sums[-2]
-    edges = np.minimum(np.arange(math.ceil(rows / step - SAME) + 1) * step, rows)
-    whole = edges.astype(np.intp)
-    at = sums[whole] + (edges - whole)[:, None] * (sums[whole + 1] - sums[whole])
-    return (np.diff(at, axis=0) / step).T

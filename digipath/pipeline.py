@@ -189,12 +189,7 @@ def _reader(source: Slide, plan: Plan, rows_done: int) -> BlockReader:
     """Patches through blocks aligned with the file's own tiles, where it has any."""
     tile = source.tile_px(plan.read_mpp) or BLOCK_PX
     side = tile * max(1, round(BLOCK_PX / tile))
-
-    def read_block(row: int, column: int, rows: int, columns: int) -> Any:  # noqa: ANN401
-        return source.read_block(row, column, rows, columns, mpp=plan.read_mpp)
-
-    read = plan.staining.applied_to(read_block) if plan.staining else read_block
-    return BlockReader(read, plan.grid.remaining(rows_done), side)
+    return BlockReader(plan.reading(source), plan.grid.remaining(rows_done), side)
 
 
 def _timings(clock: Clock, **others: float) -> dict[str, float]:

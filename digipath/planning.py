@@ -19,7 +19,7 @@ from digipath.errors import BadInput, MissingResolution, ResolutionTooLow
 from digipath.grid import tissue_grid
 from digipath.networks import Networks
 from digipath.slide import Overview, Slide
-from digipath.slide_stain import Staining
+from digipath.slide_stain import Block, ReadBlock, Staining
 from digipath.stain import StainReference
 from digipath.tissue import tissue_mask
 from digipath.values import EXCLUDED, PREDICTED, Grid, coarsened
@@ -72,6 +72,14 @@ class Plan:
     notes: tuple[str, ...]
     pen_px: Mapping[str, int]
     staining: Staining | None = None
+
+    def reading(self, source: Slide) -> ReadBlock:
+        """How blocks of the slide are read: at the working resolution, with the stain brought to the reference."""
+
+        def read_block(row: int, column: int, rows: int, columns: int) -> Block:
+            return source.read_block(row, column, rows, columns, mpp=self.read_mpp)
+
+        return self.staining.applied_to(read_block) if self.staining else read_block
 
 
 def plan_slide(source: Slide, networks: Networks, settings: Settings) -> Plan:

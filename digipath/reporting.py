@@ -13,7 +13,7 @@ from digipath.measure.lesions import (
     JOIN_GAP_UM,
     Lesion,
     find_lesions,
-    join_fragments,
+    metastases_of,
     slide_category,
 )
 from digipath.measure.pn_stage import CELLS_NOTE, ITC_UM, MICRO_UM
@@ -30,7 +30,7 @@ from digipath.report import (
     tally,
 )
 from digipath.slide import Overview, Slide
-from digipath.tumour_burden import burden_input, burden_of
+from digipath.tumour_burden import MapFrame, burden_input, burden_of
 from digipath.values import Card, Coverage
 from digipath.where_to_look import look_here_input, where_to_look
 
@@ -51,7 +51,7 @@ def write_report(
     """
     maps = {name: stored.plane(-1) for name, stored in open_maps(folder).items()}
     uncertainty = {name: maps[name] for name in UNCERTAINTY if name in maps}
-    lesions = _lesions(maps["probability"], uncertainty, source, record)
+    lesions = _lesions(maps["probability"], uncertainty, record)
     write_json(
         folder / "lesions.geojson",
         lesions_geojson(lesions, class_name=record["classes"][-1], colour_rgb=COLOUR_RGB, mpp=source.mpp),
@@ -86,16 +86,15 @@ def readouts(cards: Sequence[Card]) -> tuple[str, ...]:
 
 
 def _lesions(
-    probability: MapArray, uncertainty: Mapping[str, MapArray], source: Slide, record: Mapping[str, Any]
+    probability: MapArray, uncertainty: Mapping[str, MapArray], record: Mapping[str, Any]
 ) -> list[Lesion]:
-    working_mpp = record["settings"]["working_mpp"]
-    downsample = 1.0 if source.mpp is None else working_mpp / source.mpp
+    frame = MapFrame.of(record)
     return find_lesions(
         probability,
-        map_mpp=record["settings"]["map_mpp"],
-        l0_per_map_px=record["settings"]["reduce"] * downsample,
+        map_mpp=frame.mpp,
+        l0_per_map_px=frame.l0_per_map_px,
         threshold=THRESHOLD,
-        size_l0=source.size_l0,
+        size_l0=frame.size_l0,
         uncertainty=uncertainty,
     )
 
@@ -123,7 +122,7 @@ def _counted(maps: Mapping[str, MapArray], record: Mapping[str, Any]) -> Tally:
 
 
 def _metastases(lesions: Sequence[Lesion]) -> MetastasesInput:
-    joined = join_fragments(lesions)
+    joined = metastases_of(lesions)
     found = [
         MetastasisInput(one.category, one.diameter_um, one.area_um2, one.lesions)
         for one in joined

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,7 @@ def _score(
         truth = _Truth(lesions, plan.grid.shape_px, downsample)
         counting = _Counting(truth, members, scoring, errors=errors, border_px=border_px)
         predict_maps(
-            BlockReader(_reading(source, plan), plan.grid),
+            BlockReader(plan.reading(source), plan.grid),
             plan.grid,
             predictors,
             plan.wanted,
@@ -181,13 +181,6 @@ def _plan(source: Slide, networks: Networks, scoring: Scoring, *, whole: bool) -
     whole = whole or (source.vendor.startswith("flat-") and longest_um < CROP_UM)
     settings = Settings(scoring.views, scoring.overlap, out_mpp="native", tissue="all" if whole else "auto")
     return plan_slide(source, networks, settings)
-
-
-def _reading(source: Slide, plan: Plan) -> Callable[[int, int, int, int], Any]:
-    def read(row: int, column: int, rows: int, columns: int) -> Any:  # noqa: ANN401
-        return source.read_block(row, column, rows, columns, mpp=plan.read_mpp)
-
-    return plan.staining.applied_to(read) if plan.staining else read
 
 
 class _Truth:

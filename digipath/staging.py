@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from digipath.errors import BadCard, BadInput, OutputUnwritable
-from digipath.files import write_atomically, write_json
+from digipath.files import made_folder, write_atomically, write_json
 from digipath.measure.forests import FORESTS, StageForests, majority, votes_of
 from digipath.measure.pn_stage import (
     CATEGORIES,
@@ -250,8 +250,8 @@ def _run(card: Card, nodes: Sequence[NodeMaps], level: float) -> dict[str, Any]:
 
 
 def _write(found: Stage, folder: Path, card: Card) -> None:
+    made_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / SUBMISSION).unlink(missing_ok=True)  # of an earlier run, whose stage may have been another
     except OSError as error:
         raise OutputUnwritable(f"cannot write to {folder}: {error.strerror or error}") from error

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath.annotation import open_lesions
+from digipath.coarser_maps import coarser_maps
 from digipath.errors import BadInput, DigipathError
 from digipath.maps import MapArray
 from digipath.measure.burden import (
@@ -21,7 +22,6 @@ from digipath.measure.burden import (
     paip_scores,
     tumour_burden,
 )
-from digipath.node_maps import NodeMaps
 from digipath.report import BurdenInput, BurdenRuleInput
 from digipath.result import Segmentation, open_result
 from digipath.weights import load_card, member_cards
@@ -91,7 +91,7 @@ def burden_of(
         raise BadInput(f"a level must be in (0, 1), got {level}")
     at = working_level(maps["probability"], record["settings"]["map_mpp"], WORKING_UM)
     frame = MapFrame.of(record).at(at)
-    probability, tissue = probability_and_tissue(maps, at)
+    probability, tissue = coarser_maps(maps["probability"].plane(-1), maps["tissue"], 2.0**at)
     spread = None
     if "epistemic" in maps:
         spread = np.sqrt(np.maximum(maps["epistemic"].plane(-1).level(at)[:].astype(np.float32), 0))
@@ -143,7 +143,7 @@ def compare_burden(
     maps = segmentation.maps
     at = working_level(maps["probability"], segmentation.mpp, WORKING_UM)
     frame = MapFrame.of(segmentation.run).at(at)
-    probability, tissue = probability_and_tissue(maps, at)
+    probability, tissue = coarser_maps(maps["probability"].plane(-1), maps["tissue"], 2.0**at)
     known = tissue & ~np.isnan(probability)
     true_viable = _drawn(viable, frame, known)
     scores = {"true_burden_by": "rule" if whole is None else "whole tumour"}
@@ -176,14 +176,6 @@ def working_level(probability: MapArray, map_mpp: float | None, coarsest_um: flo
     fitting = [n for n in range(probability.levels) if max(probability.level(n).shape[:2]) <= LONGEST_PX]
     enough = [n for n in fitting if map_mpp is not None and map_mpp * 2**n <= coarsest_um * 1.01]
     return enough[-1] if enough else [*fitting, probability.levels - 1][0]
-
-
-def probability_and_tissue(
-    maps: Mapping[str, MapArray], level: int
-) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    """The measured class's probability and the tissue at a level of the pyramid; at least half of a pixel is tissue."""
-    in_pixels = NodeMaps("", Path(), maps["probability"].plane(-1), maps["tissue"], mpp=1.0)
-    return in_pixels.at(2.0**level)
 
 
 def _drawn(path: str | Path, frame: MapFrame, tissue: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from digipath.coarser_maps import coarser_maps
 from digipath.maps import MapArray
 from digipath.measure.look_here import READOUTS, LookHere, look_here
 from digipath.report import LookHereInput
-from digipath.tumour_burden import MapFrame, probability_and_tissue, working_level
+from digipath.tumour_burden import MapFrame, working_level
 
 VARIANCES = ("aleatoric", "epistemic")
 
@@ -40,7 +41,7 @@ def where_to_look(
         return None
     level = working_level(maps["probability"], record["settings"]["map_mpp"])
     frame = MapFrame.of(record).at(level)
-    probability, tissue = probability_and_tissue(maps, level)
+    probability, tissue = coarser_maps(maps["probability"].plane(-1), maps["tissue"], 2.0**level)
     variance = np.sum([each.level(level)[:].astype(np.float32) for each in there], axis=0)
     return look_here(
         probability,
@@ -56,17 +57,4 @@ def where_to_look(
 
 def look_here_input(found: Sequence[LookHere]) -> list[LookHereInput]:
     """The regions as the report shows them."""
-    return [
-        LookHereInput(
-            outline_l0=one.outline_l0,
-            centre_l0=one.centre_l0,
-            area_um2=one.area_um2,
-            mean_probability=one.mean_probability,
-            mean_uncertainty=one.mean_uncertainty,
-            category_with=one.category_with,
-            category_without=one.category_without,
-            burden_change=one.burden_change,
-            reason=one.reason,
-        )
-        for one in found
-    ]
+    return [LookHereInput(**vars(one)) for one in found]

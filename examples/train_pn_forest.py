@@ -26,8 +26,8 @@ import numpy as np
 from digipath.files import write_json
 from digipath.measure.conformal import coverage_bounds
 from digipath.measure.forests import FORESTS, StageForests, train_forests
-from digipath.measure.lesions import find_lesions, join_fragments, slide_category
-from digipath.measure.pn_stage import CATEGORIES, CELLS_NOTE, heatmap_features, patient_stage, stage_probabilities
+from digipath.measure.lesions import find_lesions, metastases_of, slide_category
+from digipath.measure.pn_stage import CATEGORIES, heatmap_features, patient_stage, stage_probabilities
 from digipath.measure.pn_tables import StageTable, quadratic_kappa, read_stage_table
 from digipath.measure.stage_sets import LEVELS, calibrate_stage, node_set, stage_set
 from digipath.progress import progress_bar
@@ -109,7 +109,7 @@ def _simulated(given: tuple[Job, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 def size_rule(heatmap: np.ndarray, mpp: float, threshold: float) -> int:
     """Index of the category by the longest diameter alone."""
     lesions = find_lesions(heatmap, map_mpp=mpp, l0_per_map_px=1.0, threshold=threshold)
-    return CATEGORIES.index(str(slide_category(join_fragments(lesions))))
+    return CATEGORIES.index(str(slide_category(metastases_of(lesions))))
 
 
 def one_by_one(table: StageTable, count: int, rng: np.random.Generator) -> Drawn:
@@ -263,7 +263,6 @@ def write_card(
             "trained and tested on simulated heatmaps, not on slides of patients",
             "isolated tumour cells are rarely told from false alarms",
             "the vote scores lower than the unbalanced forests alone; see the metrics",
-            CELLS_NOTE,
         ),
     )
 

@@ -21,8 +21,8 @@ STAGES = {
     "report", "runtime", "slide", "stain", "synthetic", "tissue", "weights",
 }  # fmt: skip
 SENTENCES = {
-    "burden_files", "calibrated_cards", "evaluation", "evaluation_report", "networks", "node_maps", "pipeline",
-    "planning", "reporting", "result", "scoring", "slide_stain", "staging", "training", "tumour_burden",
+    "burden_files", "calibrated_cards", "coarser_maps", "evaluation", "evaluation_report", "networks", "node_maps",
+    "pipeline", "planning", "reporting", "result", "scoring", "slide_stain", "staging", "training", "tumour_burden",
     "where_to_look",
 }  # fmt: skip
 DOORS = {"__init__", "__main__", "cli", "demo", "progress", "webapp"}

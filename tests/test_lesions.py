@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from digipath.errors import BadInput
 from digipath.measure import strips as strips_module
-from digipath.measure.lesions import find_lesions, join_fragments, slide_category
+from digipath.measure.lesions import find_lesions, join_fragments, metastases_of, slide_category
 from digipath.measure.pn_stage import CELLS_NOTE
 from digipath.report import lesions_geojson
 
@@ -359,3 +359,11 @@ def test_geojson_is_in_pixels_where_the_resolution_is_unknown():
         "Centroid Y px": 4.0,
     }
     assert not any("µm" in name for name in found)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_metastases_are_read_from_the_lesions_labels_as_they_were_joined(seed):
+    rng = np.random.default_rng(seed)
+    found = find(rng.random((200, 300)), map_mpp=20.0, threshold=0.995, min_area_um2=0)
+    assert metastases_of(found) == join_fragments(found)
+    assert metastases_of([]) == []

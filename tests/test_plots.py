@@ -106,6 +106,13 @@ def test_empty_bins_are_no_points_of_a_reliability_diagram():
     assert drawn == [([0, 1], [0, 1]), ([0.1, 0.9], [0.2, 0.7]), ([0.1, 0.9], [30, 10])]
 
 
+@pytest.mark.parametrize("count", [1, 5, 20])
+def test_every_curve_is_drawn_in_a_line_of_its_own(count):
+    found = ErrorFindingInput({}, [0.5, 1.0], [0.1, 0.2], 0.15)
+    curves = numbers(plots.risk_coverage({f"network {n}": found for n in range(count)}))["data"]
+    assert len({(curve["line"]["color"], curve["line"]["dash"]) for curve in curves}) == count
+
+
 def test_risk_and_coverage_are_percent():
     found = ErrorFindingInput({}, np.array([0.5, 1.0]), np.array([0.01, 0.0625]))
     (curve,) = numbers(plots.risk_coverage({"entropy": found}))["data"]

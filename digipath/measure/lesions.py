@@ -194,8 +194,23 @@ def join_fragments(lesions: Sequence[Lesion], gap_um: float = JOIN_GAP_UM) -> li
     if not lesions:
         return []
     mpp = lesions[0].mpp
-    shapes = np.array([lesion.outline for lesion in lesions], dtype=object)
-    group = np.arange(len(lesions)) if mpp is None else _neighbours(shapes, gap_um / mpp)
+    if mpp is None:
+        return _gathered(lesions, np.arange(len(lesions)))
+    return _gathered(lesions, _neighbours(_outlines(lesions), gap_um / mpp))
+
+
+def metastases_of(lesions: Sequence[Lesion]) -> list[Metastasis]:
+    """The metastases that `find_lesions` joined its lesions to, the longest first; give it all that it returned."""
+    return _gathered(lesions, np.array([lesion.metastasis for lesion in lesions], np.int64)) if lesions else []
+
+
+def _outlines(lesions: Sequence[Lesion]) -> NDArray[np.object_]:
+    return np.array([lesion.outline for lesion in lesions], dtype=object)
+
+
+def _gathered(lesions: Sequence[Lesion], group: Ints) -> list[Metastasis]:
+    """The metastases of lesions with equal numbers, labelled by size."""
+    shapes = _outlines(lesions)
     order = np.argsort(group, kind="stable")
     begins = np.flatnonzero(np.diff(group[order], prepend=-1))
     xy, owner = shapely.get_coordinates(shapely.convex_hull(shapes[order]), return_index=True)
@@ -212,7 +227,7 @@ def join_fragments(lesions: Sequence[Lesion], gap_um: float = JOIN_GAP_UM) -> li
             outline=hull,
             diameter_l0_px=diameter,
             area_l0_px2=sum(lesion.area_l0_px2 for lesion in members),
-            mpp=mpp,
+            mpp=members[0].mpp,
         )
         for members, hull, diameter in zip(groups, hulls, longest.tolist(), strict=True)
     ]

@@ -27,6 +27,7 @@ from digipath.measure.lesions import (
     Metastasis,
     find_lesions,
     join_fragments,
+    metastases_of,
     slide_category,
 )
 from digipath.measure.pn_stage import CATEGORIES
@@ -255,7 +256,7 @@ def _by_size(tumour: Mask, undecided: Mask, frame: _Frame) -> _BySize | str | No
         return None
     # More tumour never lowers the category, so these bound what any region can do.
     least, greatest = (
-        slide_category(join_fragments(frame.lesions(mask))) for mask in (tumour & ~undecided, tumour | undecided)
+        slide_category(metastases_of(frame.lesions(mask))) for mask in (tumour & ~undecided, tumour | undecided)
     )
     return least if least == greatest else _BySize.of(tumour, frame)
 
@@ -286,7 +287,7 @@ class _BySize:
         known[label[rows, columns] - 1] = np.arange(len(lesions))
         tree = shapely.STRtree([one.outline for one in lesions])
         boxes = tuple(ndimage.find_objects(label))
-        return cls(label, boxes, known, tuple(lesions), tuple(join_fragments(lesions)), tree, frame)
+        return cls(label, boxes, known, tuple(lesions), tuple(metastases_of(lesions)), tree, frame)
 
     def category(self, region: _Region, *, with_it: bool) -> str | None:
         """Category of the slide if the region is tumour, or if it is not.

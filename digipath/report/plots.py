@@ -22,7 +22,7 @@ GREY, BLUE, OCHRE, RED = "#7d8590", "#3a86c8", "#b8860b", "#b5305f"
 CATEGORY_COLOURS = {"negative": GREY, "itc": BLUE, "micro": OCHRE, "macro": RED}
 CATEGORY_SYMBOLS = {"negative": "circle-open", "itc": "circle", "micro": "diamond", "macro": "square"}
 SEVERAL = (BLUE, OCHRE, RED, GREY)
-DASHES = ("solid", "dash", "dot", "dashdot")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")  # one more than colours: 20 lines that differ
 MOST_POINTS = 2000  # of a scatter; the page says so where there are more
 PALE = 0.35  # opacity of what a prediction set leaves out
 NAME_CHARACTERS = 28
@@ -102,9 +102,9 @@ def reliability_diagram(by_name: Mapping[str, ReliabilityInput]) -> go.Figure:
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.72, 0.28], vertical_spacing=0.05)
     diagonal = {"color": GREY, "width": 1, "dash": "dot"}
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=diagonal, name="perfect", hoverinfo="skip", row=1, col=1)
-    for (name, bins), colour, dash in zip(by_name.items(), SEVERAL, DASHES, strict=False):
+    for index, (name, bins) in enumerate(by_name.items()):
         at = [i for i, count in enumerate(bins.counts) if count]
-        line = {"color": colour, "dash": dash}
+        line = _line(index)
         x, y = ([values[i] for i in at] for values in (bins.predicted, bins.observed))
         figure.add_scatter(x=x, y=y, mode="lines+markers", line=line, name=_plain(name), row=1, col=1)
         counts = [bins.counts[i] for i in at]
@@ -119,14 +119,17 @@ def reliability_diagram(by_name: Mapping[str, ReliabilityInput]) -> go.Figure:
 def risk_coverage(by_name: Mapping[str, ErrorFindingInput]) -> go.Figure:
     """Share of wrong pixels among those kept, against the share kept, the most certain first."""
     figure = go.Figure()
-    for (name, found), colour, dash in zip(by_name.items(), SEVERAL, DASHES, strict=False):
-        line = {"color": colour, "dash": dash}
+    for index, (name, found) in enumerate(by_name.items()):
         x, y = ([100 * value for value in values] for values in (found.coverage, found.risk))
-        figure.add_scatter(x=x, y=y, mode="lines", line=line, name=_plain(name))
+        figure.add_scatter(x=x, y=y, mode="lines", line=_line(index), name=_plain(name))
     figure.update_yaxes(rangemode="tozero")
     return _laid_out(
         figure, "% of pixels kept, the most certain first", "% of them wrong", x_range=(0, 100), legend=True
     )
+
+
+def _line(index: int) -> dict[str, str]:
+    return {"color": SEVERAL[index % len(SEVERAL)], "dash": DASHES[index % len(DASHES)]}
 
 
 def node_categories(nodes: Sequence[NodeInput]) -> go.Figure:

@@ -26,8 +26,8 @@ from digipath.synthetic.detector import (
     CLUSTER_UM,
     NEAR_UM,
     DetectorErrors,
-    _sigmoid,
     false_region,
+    sigmoid,
 )
 from digipath.synthetic.drawing import raster
 
@@ -116,7 +116,7 @@ def member_maps(truth: BurdenTruth, errors: EnsembleErrors, rng: np.random.Gener
     """What each network makes of a slide, (members, rows, columns) float32 in [0, 1]; 0 off tissue."""
     own, shape = errors.detector, truth.tissue.shape
     depth_um, nearest = _depth(truth.viable, own.map_mpp)
-    step = _sigmoid((depth_um - own.border_shift_um) / own.border_um)
+    step = sigmoid((depth_um - own.border_shift_um) / own.border_um)
     near = np.clip(2 + depth_um / NEAR_UM, 0, 1)
     near = np.maximum(near, truth.whole)  # necrosis and stroma of a tumour are as doubtful as what is next to it
     around = own.normal_logit + (own.outside_logit - own.normal_logit) * near
@@ -132,7 +132,7 @@ def member_maps(truth: BurdenTruth, errors: EnsembleErrors, rng: np.random.Gener
         logit = around + (inside - around) * seen + own.within_sd * texture[member] * near
         for at, hill in (*common, *_false_regions(truth.tissue, own, 1 - errors.shared, rng)):
             _raise(logit, at, hill)
-        maps.append(np.where(truth.tissue, _sigmoid(logit + np.float32(drift[member])), np.float32(0)))
+        maps.append(np.where(truth.tissue, sigmoid(logit + np.float32(drift[member])), np.float32(0)))
     return np.stack(maps)
 
 

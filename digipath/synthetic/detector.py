@@ -123,7 +123,7 @@ def simulate_heatmap(
         _add_cluster(logit, [lesions_px[i] for i in cluster], errors, rng)
     _add_false_regions(logit, tissue, errors, rng)
     heatmap = np.zeros_like(logit)
-    heatmap[tissue] = _sigmoid(logit[tissue])
+    heatmap[tissue] = sigmoid(logit[tissue])
     return heatmap
 
 
@@ -173,7 +173,7 @@ def _add_cluster(
     truth = rasterised(lesions, field.shape, (x, y))
     seen = rasterised([p for p, gone in zip(lesions, missed, strict=True) if not gone], field.shape, (x, y))
     inside = errors.inside_logit + errors.between_sd * rng.standard_normal()
-    step = _sigmoid((_depth_um(seen, errors.map_mpp) - errors.border_shift_um) / errors.border_um)
+    step = sigmoid((_depth_um(seen, errors.map_mpp) - errors.border_shift_um) / errors.border_um)
     near = np.clip(2 + _depth_um(truth, errors.map_mpp) / NEAR_UM, 0, 1)  # 1 up to NEAR_UM, 0 from twice that on
     around = errors.normal_logit + (errors.outside_logit - errors.normal_logit) * near
     texture = errors.within_sd * _texture(field.shape, errors.texture_um / errors.map_mpp, rng)
@@ -190,7 +190,8 @@ def _depth_um(mask: NDArray[np.bool_], mpp: float) -> Floats:
     return (depth * mpp).astype(np.float32)
 
 
-def _sigmoid(logit: Floats) -> Floats:
+def sigmoid(logit: Floats) -> Floats:
+    """The probability of log odds."""
     with np.errstate(over="ignore"):  # exp grows beyond float32 where the answer is 0
         return (1 / (1 + np.exp(-logit))).astype(np.float32)
 

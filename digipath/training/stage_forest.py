@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from digipath.errors import BadInput, OutputUnwritable
-from digipath.files import write_atomically, write_json
+from digipath.errors import BadInput
+from digipath.files import made_folder, write_atomically, write_json
 from digipath.measure.forests import FORESTS, StageForests, category_indices, majority, train_forests, votes_of
 from digipath.measure.pn_stage import CATEGORIES, CELLS_NOTE, FEATURES
 from digipath.measure.stage_sets import calibrate_stage
@@ -88,7 +88,7 @@ def train_stage(
     by = "patient" if nodes.patients else "node"
     told = {"data": _data(nodes, Path(manifest)),
             "split": f"{min(folds, len(set(nodes.groups)))}-fold cross-validation by {by}, seed {seed}"}  # fmt: skip
-    _make(folder)
+    made_folder(folder)
     card = write_forest(
         folder,
         name,
@@ -214,13 +214,6 @@ def _check(name: str, map_mpp: float | None, folds: int, seed: int) -> None:
         raise BadInput(f"expected map_mpp in µm per pixel, a number above 0, got {map_mpp}")
     if folds < 2 or seed < 0:
         raise BadInput(f"expected at least 2 folds and a seed of at least 0, got {folds} and {seed}")
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputUnwritable(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
 def _data(nodes: LabelledNodes, manifest: Path) -> str:
