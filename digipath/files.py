@@ -38,7 +38,7 @@ def made_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputUnwritable(f"cannot write to {path}, expected a folder that can be made: {error.strerror or error}") from error
+        raise OutputUnwritable(f"cannot write to {path}, expected a folder: {error.strerror or error}") from error
     return path
 
 
