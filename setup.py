@@ -8,6 +8,7 @@ setup(
     package_data={
         "digipath.cards": ["*.json", "*.weights.h5", "*.skops"],
         "digipath": ["py.typed"],
+        "digipath.synthetic": ["*.json"],
         "digipath.training": ["*.toml"],
     },
 )
