@@ -116,9 +116,9 @@ def test_outlines_are_read_with_holes_in_um_and_without_the_slides_edges(tmp_pat
     assert piece.area == pytest.approx(4000 * 4000 * 0.25)
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"{"), gzip.compress(b'{"a": {"positive": []}}')])
-def test_a_file_of_something_else_is_refused(tmp_path, content):
-    (tmp_path / "o.json.gz").write_bytes(content)
+@pytest.mark.parametrize("text", [None, b"{", b'{"a": {"positive": []}}'], ids=["no gzip", "no JSON", "no outlines"])
+def test_a_file_of_something_else_is_refused(tmp_path, text):
+    (tmp_path / "o.json.gz").write_bytes(b"plain" if text is None else gzip.compress(text))
     with pytest.raises(BadInput, match=r"o\.json\.gz"):
         read_outlines_json(tmp_path / "o.json.gz", 0.5)
 
