@@ -66,6 +66,7 @@ class Scoring:
         """Refuse what cannot be, before anything is opened."""
         if not 0 < self.threshold <= 1:
             raise BadInput(f"threshold must be in (0, 1], got {self.threshold}")
+        views_of(self.views)
         Settings(self.views, self.overlap).check()
 
 

@@ -4,9 +4,13 @@
 
 For each seed the slides whose lesions (or tissue) pathologists outlined are parted in three: nodes of the first part
 train the forests, patients of the second calibrate the conformal sets, patients of the third test both. Heatmaps
-are made by a simulated detector with the errors that `examples/measure_detector.py` measured; the test is repeated
-with twice and with half those errors, which the forests were not trained for. Categories come as often as in
-CAMELYON17's public table: training nodes one by one, patients with the nodes of one of its rows.
+are made by a simulated detector with the errors that `examples/measure_detector.py` measured, and every other one with
+the confidence that the default weights showed on crops, which is lower. The test takes these two detectors one by one,
+and twice and half the errors, which the forests were not trained for. Categories come as often as in CAMELYON17's
+public table: training nodes one by one, patients with the nodes of one of its rows.
+
+`--choose` parts the training slides once more, scores forests with leaves of several sizes on patients of the smaller
+part, and stops: what the forests of `digipath.measure.forests` are made of was chosen so, without the test.
 
 Simulated features are kept in <out>/seed<n>, so the same command goes on after an interruption. The first
 seed's forests and card are those that are shipped; the others show the spread.
@@ -19,6 +23,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +44,11 @@ from digipath.values import Progress
 NAME = "lymphnode-pn-forest-v1"
 SLIDE_MPP = 0.243
 SHARES = (0.5, 0.25, 0.25)  # of the slides: to train, calibrate and test
-TRAINING_NODES, CALIBRATION_PATIENTS, COVERAGE_PATIENTS = 1000, 400, 500
-FACTORS = (1.0, 2.0, 0.5)  # times the measured error rates
+TRAINING_NODES, CALIBRATION_PATIENTS, COVERAGE_PATIENTS = 2000, 400, 500
+MEASURED, DOUBLED, HALVED, ON_CROPS = "errors × 1", "errors × 2", "errors × 0.5", "confidence as on crops"
+BOTH = (MEASURED, ON_CROPS)  # detectors that the forests are trained and the sets calibrated for
 SIZE_THRESHOLDS = (0.5, 0.9)  # the first as `digipath stage` uses it
+CHOICE, LEAVES = 100, (1, 2, 3, 5, 10)  # the random numbers of the choice, and what there is to choose from
 
 Drawn = tuple[tuple[str, ...], tuple[int, ...]]  # categories of nodes, and whose they are
 
@@ -63,14 +70,28 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Job:
-    """Nodes to simulate: outlines by number of the slides' part, errors, and each node's category and patient."""
+    """Nodes to simulate: outlines of a part of the slides, each node's category and patient.
+
+    detectors: those of patients 0, 1, …, in turn.
+    """
 
     outlines: Outlines
-    errors: DetectorErrors
+    detectors: tuple[DetectorErrors, ...]
     seed: tuple[int, ...]
     categories: tuple[str, ...]
     patients: tuple[int, ...]
     size_thresholds: tuple[float, ...] = SIZE_THRESHOLDS
+
+
+def detectors() -> dict[str, DetectorErrors]:
+    """What makes heatmaps, by name."""
+    measured = DetectorErrors.measured()
+    return {
+        MEASURED: measured,
+        ON_CROPS: DetectorErrors.measured(on_crops=True),
+        DOUBLED: measured.scaled(2),
+        HALVED: measured.scaled(0.5),
+    }
 
 
 def simulate(path: Path, job: Job, processes: int) -> Nodes:
@@ -96,11 +117,12 @@ def simulate(path: Path, job: Job, processes: int) -> Nodes:
 def _simulated(given: tuple[Job, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     job, indices = given
     features, by_size = [], []
-    mpp = job.errors.map_mpp
     for index in indices.tolist():
+        detector = job.detectors[job.patients[index] % len(job.detectors)]
+        mpp = detector.map_mpp
         rng = np.random.default_rng((*job.seed, index))
         node = make_node(job.categories[index], job.outlines, rng, mpp=mpp)
-        heatmap = node.heatmap(job.errors, rng)
+        heatmap = node.heatmap(detector, rng)
         features.append(list(heatmap_features(heatmap, node.tissue, mpp).values()))
         by_size.append([size_rule(heatmap, mpp, threshold) for threshold in job.size_thresholds])
     return np.array(features), np.array(by_size)
@@ -175,43 +197,69 @@ class Experiment:
         self.table = read_stage_table(data / "camelyon17" / "stage_labels.csv")
         outlines = read_outlines_json(data / "camelyon16_lesions" / "lesions.json.gz", SLIDE_MPP)
         self.train, self.calibrate, self.test = outlines.split(SHARES, np.random.default_rng(seed))
-        self.errors = DetectorErrors.measured()
-        nodes = self.nodes("train", self.train, one_by_one(self.table, TRAINING_NODES, self.rng(0)), number=0)
-        self.forests = train_forests(nodes.features, nodes.truth, nodes.detected, seed=seed)
+        self.detectors = detectors()
+
+    @cached_property
+    def training(self) -> Nodes:
+        return self.nodes("train", self.train, one_by_one(self.table, TRAINING_NODES, self.rng(0)), number=0)
+
+    @cached_property
+    def forests(self) -> StageForests:
+        return train_forests(self.training.features, self.training.truth, self.training.detected, seed=self.seed)
 
     def rng(self, number: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, number))
 
     def nodes(
-        self, name: str, outlines: Outlines, drawn: Drawn, *, number: int, factor: float = 1.0, by_size: bool = False
+        self,
+        name: str,
+        outlines: Outlines,
+        drawn: Drawn,
+        *,
+        number: int,
+        errors: Sequence[str] = BOTH,
+        by_size: bool = False,
     ) -> Nodes:
         """Simulated nodes; `number` tells their random numbers from those of other nodes of this seed."""
         thresholds = SIZE_THRESHOLDS if by_size else ()
-        job = Job(outlines, self.errors.scaled(factor), (self.seed, number), *drawn, thresholds)
+        detectors = tuple(self.detectors[each] for each in errors)
+        job = Job(outlines, detectors, (self.seed, number), *drawn, thresholds)
         return simulate(self.folder / f"{name}.npz", job, self.processes)
 
-    def kappas(self) -> dict[str, dict[str, float]]:
-        """Scores of the table's 100 patients, made of the third part's slides, by how much the detector errs."""
+    def choices(self) -> dict[str, dict[str, float]]:
+        """Scores of forests with leaves of several sizes, trained on two of three training slides, for the third."""
+        fit, rest = self.train.split((2, 1), np.random.default_rng((self.seed, CHOICE)))
+        drawn = one_by_one(self.table, TRAINING_NODES, self.rng(CHOICE))
+        train = self.nodes("choose-train", fit, drawn, number=CHOICE)
+        whole = rows_of(self.table, range(len(self.table.patients)))
+        nodes = self.nodes("choose-test", rest, whole, number=CHOICE + 1, by_size=True)
         found = {}
-        for number, factor in enumerate(FACTORS, 1):
-            drawn = rows_of(self.table, range(len(self.table.patients)))
-            name = f"test-{factor:g}"
-            nodes = self.nodes(name, self.test, drawn, number=number, factor=factor, by_size=True)
-            found[f"errors × {factor:g}"] = kappas(nodes, self.forests)
+        for leaf in LEAVES:
+            forests = train_forests(train.features, train.truth, train.detected, seed=self.seed, least_leaf=leaf)
+            found[f"at least {leaf} in a leaf"] = kappas(nodes, forests)
+        return found
+
+    def kappas(self) -> dict[str, dict[str, float]]:
+        """Scores of the table's 100 patients, made of the third part's slides, by detector."""
+        found = {}
+        drawn = rows_of(self.table, range(len(self.table.patients)))
+        for number, errors in enumerate(self.detectors, 1):
+            nodes = self.nodes(f"test-{number}", self.test, drawn, number=number, errors=[errors], by_size=True)
+            found[errors] = kappas(nodes, self.forests)
         return found
 
     def conformal(self) -> dict[str, object]:
         """Quantiles measured on patients of the second part's slides."""
-        nodes = self.nodes("calibrate", self.calibrate, self.patients(CALIBRATION_PATIENTS, 4), number=4)
+        nodes = self.nodes("calibrate", self.calibrate, self.patients(CALIBRATION_PATIENTS, 10), number=10)
         return calibrate_stage(self.forests.probabilities(nodes.features), nodes.truth, nodes.patient)
 
     def coverages(self, conformal: dict[str, object]) -> dict[str, dict[str, object]]:
         """Coverage on other patients of the second part's slides, which no forest was trained on."""
         found = {}
-        for number, factor in enumerate(FACTORS[:2], 5):
+        for number, errors in enumerate((BOTH, [DOUBLED]), 11):
             drawn = self.patients(COVERAGE_PATIENTS, number)
-            nodes = self.nodes(f"coverage-{factor:g}", self.calibrate, drawn, number=number, factor=factor)
-            found[f"sets, errors × {factor:g}"] = coverage(nodes, self.forests, conformal)
+            nodes = self.nodes(f"coverage-{number}", self.calibrate, drawn, number=number, errors=errors)
+            found[f"sets, {' and '.join(errors)}"] = coverage(nodes, self.forests, conformal)
         return found
 
     def patients(self, count: int, number: int) -> Drawn:
@@ -231,30 +279,28 @@ def write_card(
         f"test; {len(results)} seeds, of which the first is shipped"
     )
     metrics = []
-    for factor in FACTORS:
+    for errors in shipped.detectors:
         for name, text in (("forests", "the vote"), ("RF-CI", "RF-CI alone"), ("size rule at 0.5", "the size rule")):
-            values = [result[f"errors × {factor:g}"][name] for result in results.values()]
+            values = [result[errors][name] for result in results.values()]
             metrics.append({
                 "name": f"quadratic kappa of pN stages, {text}",
                 "value": round(float(np.mean(values)), 4),
                 "spread": round(float(np.std(values, ddof=1)) if len(values) > 1 else 0.0, 4),
-                "data": f"100 simulated patients a seed, detector's errors × {factor:g}",
+                "data": f"100 simulated patients a seed, detector's {errors}",
                 "split": split,
             })  # fmt: skip
-    drawn = one_by_one(shipped.table, TRAINING_NODES, shipped.rng(0))
-    train_nodes = shipped.nodes("train", shipped.train, drawn, number=0)
     write_forest(
         folder,
         NAME,
         shipped.forests,
-        map_mpp=shipped.errors.map_mpp,
+        map_mpp=shipped.detectors[MEASURED].map_mpp,
         training={
             "data": f"{TRAINING_NODES} simulated heatmaps of real lesion outlines (CAMELYON16), made by a simulated "
-            "detector with measured errors",
+            f"detector with measured errors, half of them with its {MEASURED}, half with its {ON_CROPS}",
             "split": split,
             "seed": shipped.seed,
-            "detector": shipped.errors.to_record(),
-            "features": feature_ranges(train_nodes.features),
+            "detectors": {name: shipped.detectors[name].to_record() for name in BOTH},
+            "features": feature_ranges(shipped.training.features),
         },
         metrics=metrics,
         conformal=conformal,
@@ -262,7 +308,6 @@ def write_card(
         limits=(
             "trained and tested on simulated heatmaps, not on slides of patients",
             "isolated tumour cells are rarely told from false alarms",
-            "the vote scores lower than the unbalanced forests alone; see the metrics",
         ),
     )
 
@@ -273,25 +318,31 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("pn-forest"), help="where to write; default: pn-forest")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="default: 0 1 2 3 4")
     parser.add_argument("--processes", type=int, default=2, help="that simulate at once; default: 2")
+    parser.add_argument("--choose", action="store_true", help="compare sizes of leaves on training slides, and stop")
     given = parser.parse_args()
 
-    results: dict[int, dict[str, dict[str, float]]] = {}
-    for seed in given.seeds:
-        experiment = Experiment(seed, given.data, given.out, given.processes)
-        results[seed] = experiment.kappas()
-        if seed == given.seeds[0]:
-            conformal = experiment.conformal()
-            sets = experiment.coverages(conformal)
-            shipped = experiment
+    experiments = {seed: Experiment(seed, given.data, given.out, given.processes) for seed in given.seeds}
+    if given.choose:
+        show({seed: experiment.choices() for seed, experiment in experiments.items()})
+        return
+    results = {seed: experiment.kappas() for seed, experiment in experiments.items()}
+    shipped = experiments[given.seeds[0]]
+    conformal = shipped.conformal()
+    sets = shipped.coverages(conformal)
     write_json(given.out / "results.json", {"kappas": results, **sets})
     write_card(given.out, shipped, conformal, results)
-    for factor in FACTORS:
-        print(f"\nerrors × {factor:g}, {len(results)} seeds")
-        every = [result[f"errors × {factor:g}"] for result in results.values()]
-        for name in every[0]:
-            values = [one[name] for one in every]
-            print(f"  {name:20} {np.mean(values):.3f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.3f}")
+    show(results)
     print(json.dumps(sets, indent=2))
+
+
+def show(results: dict[int, dict[str, dict[str, float]]]) -> None:
+    """Print mean and standard deviation over the seeds of every score."""
+    seeds = list(results.values())
+    for title in seeds[0]:
+        print(f"\n{title}, {len(seeds)} seeds")
+        for name in seeds[0][title]:
+            values = [one[title][name] for one in seeds]
+            print(f"  {name:20} {np.mean(values):.3f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.3f}")
 
 
 if __name__ == "__main__":

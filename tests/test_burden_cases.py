@@ -75,7 +75,7 @@ def test_doubled_errors_make_worse_maps(cases):
         ])  # fmt: skip
 
     assert overlap(ERRORS.scaled(2)) < overlap(ERRORS) - 0.01
-    assert ERRORS.scaled(2).detector == DetectorErrors.measured().scaled(2)
+    assert ERRORS.scaled(2).detector == DetectorErrors.measured(on_crops=True).scaled(2)
     assert ERRORS.scaled(2).drift_sd == 2 * ERRORS.drift_sd
 
 
@@ -100,5 +100,5 @@ def test_what_networks_share_correlates_their_maps():
 
 def test_the_errors_are_a_record():
     record = ERRORS.to_record()
-    assert record["detector"] == DetectorErrors.measured().to_record()
+    assert record["detector"] == DetectorErrors.measured(on_crops=True).to_record()
     assert set(record) == {"members", "shared", "drift_sd", "detector"}

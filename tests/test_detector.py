@@ -158,6 +158,12 @@ def test_measured_errors_are_those_of_a_detector_that_is_good_but_errs():
     assert 0 < errors.miss_probability(2000) < 0.1 < errors.miss_probability(20)
 
 
+def test_on_crops_only_the_confidence_differs_and_is_lower():
+    slides, crops = DetectorErrors.measured(), DetectorErrors.measured(on_crops=True)
+    assert crops.inside_logit < slides.inside_logit
+    assert replace(crops, inside_logit=slides.inside_logit, between_sd=slides.between_sd) == slides
+
+
 def test_a_file_that_lacks_a_parameter_is_refused(tmp_path):
     record = DetectorErrors.measured().to_record()
     del record["texture_um"]

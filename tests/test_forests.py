@@ -76,8 +76,35 @@ def test_they_answer_as_scikit_learn_does(data, trained):
     features, categories, _ = data
     pipeline = forest_pipeline(categories, seed=1 + 3, balanced=True).fit(logged(features), categories)
     unseen = made_up_nodes.table(100, np.random.default_rng(5))[0]
-    ours = trained.forests["RF-CB"].probabilities(unseen)
-    np.testing.assert_allclose(ours, pipeline.predict_proba(logged(unseen)), atol=1e-6)
+    forest = trained.forests["RF-CB"]
+    theirs = pipeline.predict_proba(logged(unseen)) * forest.weights
+    np.testing.assert_allclose(forest.probabilities(unseen), theirs / theirs.sum(axis=1, keepdims=True), atol=1e-6)
+
+
+def test_weights_are_shares_before_the_balancing_over_shares_after_it(data, trained):
+    features, categories, detected = data
+    for name, (only_detected, balanced) in FORESTS.items():
+        rows = (categories == 0) | detected if only_detected else np.full(300, True)
+        pipeline = forest_pipeline(categories[rows], seed=1 + list(FORESTS).index(name), balanced=balanced)
+        after = categories[rows]
+        if balanced:
+            scaled = pipeline.named_steps["scale"].fit_transform(logged(features[rows]))
+            _, after = pipeline.named_steps["balance"].fit_resample(scaled, categories[rows])
+        shares = (np.bincount(each, minlength=4) / len(each) for each in (categories[rows], after))
+        # The trees see 100 bootstrap samples of what there is after it.
+        np.testing.assert_allclose(trained.forests[name].weights, np.divide(*shares), rtol=0.03 * balanced)
+
+
+def test_balanced_forests_know_how_frequent_categories_are():
+    """Features that tell nothing: all that can be known of a node is how often each category comes."""
+    rng = np.random.default_rng(0)
+    categories = rng.permutation(np.repeat(np.arange(4), (700, 150, 100, 50)))
+    features, unseen = np.zeros((2, 1000, 32))
+    features[:, :2], unseen[:, :2] = rng.normal(size=(2, 1000, 2))
+    trained = train_forests(features, categories, np.full(1000, True), seed=0)
+    mean = trained.by_forest(unseen).mean(axis=0)
+    np.testing.assert_allclose(mean, np.tile([0.7, 0.15, 0.1, 0.05], (4, 1)), atol=0.05)
+    assert (trained.votes(unseen) == 0).mean() > 0.8
 
 
 def fitted_rows(monkeypatch):
@@ -218,7 +245,7 @@ def packed(content):
 
 
 def content_of(forests):
-    return {"layout": 1, "features": list(forests_module.FEATURES),
+    return {"layout": forests_module.LAYOUT, "features": list(forests_module.FEATURES),
             "forests": {name: dict(vars(forest)) for name, forest in forests.forests.items()}}  # fmt: skip
 
 
@@ -268,7 +295,7 @@ REFUSED = {
     "a function": (a_function, "an object of the type os.system"),
     "an array of objects": (lambda f: packed({"layout": np.array([{}], object)}), "an object of the type"),
     "other features": (lambda f: packed(content_of(f) | {"features": ["a"]}), "other features"),
-    "another layout": (lambda f: packed(content_of(f) | {"layout": 2}), "layout 2"),
+    "another layout": (lambda f: packed(content_of(f) | {"layout": 1}), "the layout 1; this digipath reads 2"),
     "three forests": (lambda f: packed(content_of(f) | {"forests": {}}), "other forests"),
     "a list": (lambda f: packed([1, 2]), "list indices"),
     "a loop": (lambda f: with_array(f, "left", _put(slice(None), 0)), "lead nowhere"),
@@ -277,6 +304,7 @@ REFUSED = {
     "unknown feature": (lambda f: with_array(f, "feature", _put(0, 32)), "lead nowhere"),
     "no distribution": (lambda f: with_array(f, "chances", lambda c: c * 2), "no probabilities"),
     "not finite": (lambda f: with_array(f, "scale", _put(0, np.nan)), "lead nowhere"),
+    "weights of 0": (lambda f: with_array(f, "weights", _put(2, 0)), "lead nowhere"),
     "other type": (lambda f: with_array(f, "threshold", lambda t: t.astype(np.float32)), "other shapes or types"),
     "other length": (lambda f: with_array(f, "threshold", lambda t: t[:-1]), "other shapes or types"),
     "no trees": (lambda f: with_array(f, "roots", lambda r: r[:0]), "other shapes or types"),

@@ -210,7 +210,7 @@ def tree(folder):
         ({"overlap": 1.0}, BadInput, "overlap must be in"),
         ({"overlap": float("nan")}, BadInput, "overlap must be in"),
         ({"mpp": -1.0}, BadInput, "mpp"),
-        ({"views": 5}, BadInput, "views must be 1, 2, 4 or 8"),
+        ({"views": 5}, BadInput, "views must be 1, 2, 4, 8 or .adaptive., got 5"),
         ({"out_mpp": 0}, BadInput, "out_mpp must be positive"),
         ({"out_mpp": "fine"}, BadInput, "'native'"),
         ({"window": "round"}, BadInput, "window must be one of"),

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from digipath.engine.ensemble import Ensemble, Floats, Maps
 from digipath.engine.stitch import block_mean, patch_weights
-from digipath.engine.views import DIHEDRAL, View, views_of
+from digipath.engine.views import DIHEDRAL, VIEW_COUNTS, View, views_of
 from digipath.errors import BadInput
 from digipath.values import PREDICTED, Grid, Patch, ViewTally, stretch_box
 
@@ -115,8 +115,8 @@ def chosen_views(views: int | str) -> Views:
     """
     if views == ADAPTIVE:
         return AdaptiveViews()
-    if isinstance(views, str):
-        raise BadInput(f"views must be 1, 2, 4, 8 or {ADAPTIVE!r}, got {views!r}")
+    if isinstance(views, str) or views not in VIEW_COUNTS:
+        raise BadInput(f"views must be {', '.join(map(str, VIEW_COUNTS))} or {ADAPTIVE!r}, got {views!r}")
     return views_of(views)
 
 

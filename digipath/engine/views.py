@@ -37,6 +37,7 @@ class View:
 
 
 DIHEDRAL = tuple(View(flip, turns) for flip in (False, True) for turns in range(4))
+VIEW_COUNTS = (1, 2, 4, 8)
 
 
 def views_of(count: int) -> tuple[View, ...]:
@@ -45,7 +46,6 @@ def views_of(count: int) -> tuple[View, ...]:
     Raises:
         BadInput: any other count.
     """
-    choices = {1: DIHEDRAL[:1], 2: (DIHEDRAL[0], DIHEDRAL[4]), 4: DIHEDRAL[:4], 8: DIHEDRAL}
-    if count not in choices:
+    if count not in VIEW_COUNTS:
         raise BadInput(f"views must be 1, 2, 4 or 8, got {count}")
-    return choices[count]
+    return (DIHEDRAL[0], DIHEDRAL[4]) if count == 2 else DIHEDRAL[:count]

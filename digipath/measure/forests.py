@@ -3,7 +3,10 @@
 Khened et al. 2021 (doi:10.1038/s41598-021-90444-8) name them RF-PI, RF-PB, RF-CI and RF-CB and do not spell
 the letters out. Our reading: P = trained on the positive nodes that have a detection, and the negative ones;
 C = on the complete set; I = on the nodes as they are (imbalanced); B = balanced by SMOTETomek, which stands
-in an imbalanced-learn pipeline and so sees training rows only.
+in an imbalanced-learn pipeline and so sees training rows only. To a forest of balanced rows all categories are
+equally frequent, and it finds metastases in many a negative node. So its probabilities are weighed by how often each
+category came before the balancing against after it (Elkan 2001, The Foundations of Cost-Sensitive Learning): balanced
+rows decide where its trees cut, and the nodes as they are how frequent a category is.
 
 Trained forests are kept as plain arrays, in a file of skops. They need no scikit-learn to answer, do not change
 with its versions, and hold no node index that is not checked.
@@ -34,9 +37,9 @@ FORESTS = {  # whether a forest is trained on detected nodes only, and whether i
     "RF-CI": (False, False),
     "RF-CB": (False, True),
 }
-TREES, LEAST_LEAF, MOST_LEAVES = 100, 2, 96
+TREES, LEAST_LEAF = 100, 1  # `examples/train_pn_forest.py --choose` compares leaves
 NEIGHBOURS = 5  # of SMOTE, fewer where a category has fewer nodes
-LAYOUT = 1
+LAYOUT = 2
 # All that a file of ours is made of; skops itself would also make any object of scikit-learn.
 TRUSTED = {
     ("builtins", "dict", "DictNode"),
@@ -65,6 +68,7 @@ class Forest:
         feature: (nodes,) int16, the feature that a node asks for; −1 in leaves.
         threshold: (nodes,) float64; left: (nodes,) int32, where x ≤ threshold goes on; right: the others.
         chances: (nodes, 4) float32, probability of each of `CATEGORIES` in a leaf.
+        weights: (4,) float64 above 0, how much each category's probability counts.
     """
 
     centre: Floats
@@ -75,17 +79,18 @@ class Forest:
     left: NDArray[np.int32]
     right: NDArray[np.int32]
     chances: NDArray[np.float32]
+    weights: Floats
 
     def probabilities(self, features: Floats) -> Floats:
-        """(n, 4), the mean over the trees."""
+        """(n, 4), the mean over the trees, weighed."""
         seen = ((logged(features) - self.centre) / self.scale).astype(np.float32)
         at = np.broadcast_to(self.roots, (len(seen), len(self.roots))).copy()
         rows = np.arange(len(seen))[:, None]
         while (inner := self.feature[at] >= 0).any():
             lower = seen[rows, self.feature[at]] <= self.threshold[at]
             at = np.where(inner, np.where(lower, self.left[at], self.right[at]), at)
-        mean = self.chances[at].mean(axis=1, dtype=np.float64)
-        return mean / mean.sum(axis=1, keepdims=True)
+        weighed = self.chances[at].mean(axis=1, dtype=np.float64) * self.weights
+        return weighed / weighed.sum(axis=1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,12 @@ class StageForests:
 
 
 def train_forests(
-    features: ArrayLike, categories: Sequence[str] | ArrayLike, detected: ArrayLike, *, seed: int
+    features: ArrayLike,
+    categories: Sequence[str] | ArrayLike,
+    detected: ArrayLike,
+    *,
+    seed: int,
+    least_leaf: int = LEAST_LEAF,
 ) -> StageForests:
     """Train the four forests.
 
@@ -155,6 +165,7 @@ def train_forests(
         detected: (n,) bool, whether anything was detected on the node; what is positive and has no detection is
             left out of RF-PI and RF-PB.
         seed: the same seed, data and versions of the libraries give the same forests.
+        least_leaf: training rows in each leaf at least.
 
     Raises:
         BadInput: shapes that do not fit, a feature that is not finite, an unknown category, or a forest for which
@@ -170,7 +181,8 @@ def train_forests(
     for place, (name, (only_detected, balanced)) in enumerate(FORESTS.items()):
         rows = (index == 0) | seen if only_detected else np.full(len(index), True)
         _check_categories(name, index[rows])
-        trained[name] = _trained(seen_as[rows], index[rows], balanced=balanced, seed=seed + place)
+        pipeline = forest_pipeline(index[rows], seed=seed + place, balanced=balanced, least_leaf=least_leaf)
+        trained[name] = _kept(pipeline.fit(seen_as[rows], index[rows]), index[rows])
     return StageForests(trained)
 
 
@@ -205,7 +217,9 @@ def logged(features: Floats) -> Floats:
     return np.sign(features) * np.log1p(np.abs(features))
 
 
-def forest_pipeline(categories: Ints, *, seed: int, balanced: bool) -> Any:  # noqa: ANN401 - imblearn's Pipeline
+def forest_pipeline(
+    categories: Ints, *, seed: int, balanced: bool, least_leaf: int = LEAST_LEAF
+) -> Any:  # noqa: ANN401 - imblearn's Pipeline
     """The untrained pipeline of one forest for training rows of these categories: scaling, SMOTETomek, forest.
 
     It is to be fitted on the `logged` features of exactly those rows.
@@ -218,9 +232,7 @@ def forest_pipeline(categories: Ints, *, seed: int, balanced: bool) -> Any:  # n
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.preprocessing import StandardScaler
 
-    forest = RandomForestClassifier(
-        TREES, min_samples_leaf=LEAST_LEAF, max_leaf_nodes=MOST_LEAVES, max_features="sqrt", random_state=seed
-    )
+    forest = RandomForestClassifier(TREES, min_samples_leaf=least_leaf, max_features="sqrt", random_state=seed)
     steps: list[tuple[str, Any]] = [("scale", StandardScaler()), ("forest", forest)]
     counts = np.bincount(categories)
     several = counts > 1
@@ -232,14 +244,19 @@ def forest_pipeline(categories: Ints, *, seed: int, balanced: bool) -> Any:  # n
     return Pipeline(steps)
 
 
-def _trained(logged: Floats, categories: Ints, *, balanced: bool, seed: int) -> Forest:
-    pipeline = forest_pipeline(categories, seed=seed, balanced=balanced).fit(logged, categories)
+def _kept(pipeline: Any, categories: Ints) -> Forest:  # noqa: ANN401 - imblearn's Pipeline
+    """The arrays of a pipeline that was fitted on nodes of these categories."""
     scaler, forest = pipeline.named_steps["scale"], pipeline.named_steps["forest"]
     trees = [each.tree_ for each in forest.estimators_]
     roots = np.cumsum([0, *(tree.node_count for tree in trees)])
     chances = np.zeros((roots[-1], len(CATEGORIES)), np.float32)
     counts = np.concatenate([tree.value[:, 0] for tree in trees])
     chances[:, forest.classes_] = counts / counts.sum(axis=1, keepdims=True)
+    weights = np.ones(len(CATEGORIES))
+    if "balance" in pipeline.named_steps:
+        seen = chances[roots[:-1]].mean(axis=0, dtype=np.float64)  # share of each category in what the trees were given
+        there = np.bincount(categories, minlength=len(CATEGORIES)) / len(categories)
+        np.divide(there, seen, out=weights, where=seen > 0)
     feature = np.concatenate([tree.feature for tree in trees])
     children = [
         np.concatenate([side + root for side, root in zip(sides, roots[:-1], strict=True)])
@@ -255,6 +272,7 @@ def _trained(logged: Floats, categories: Ints, *, balanced: bool, seed: int) -> 
         left=np.where(inner, children[0], 0).astype(np.int32),
         right=np.where(inner, children[1], 0).astype(np.int32),
         chances=np.where(inner[:, None], np.float32(0), chances),
+        weights=weights,
     )
 
 
@@ -308,7 +326,7 @@ def _read(path: Path) -> dict[str, Forest]:
         _check_types(json.loads(archive.read("schema.json")))
     content = loads(packed, trusted=[])
     if content["layout"] != LAYOUT:
-        raise ValueError(f"the layout {content['layout']}, which a later digipath reads")
+        raise ValueError(f"the layout {content['layout']}; this digipath reads {LAYOUT}")
     if content["features"] != list(FEATURES) or list(content["forests"]) != list(FORESTS):
         raise ValueError("other features or other forests")
     return {name: _checked(Forest(**arrays)) for name, arrays in content["forests"].items()}
@@ -333,7 +351,7 @@ def _checked(forest: Forest) -> Forest:
     expected = {
         "centre": ("f8", (wide,)), "scale": ("f8", (wide,)), "roots": ("i4", (len(forest.roots),)),
         "feature": ("i2", (nodes,)), "threshold": ("f8", (nodes,)), "left": ("i4", (nodes,)), "right": ("i4", (nodes,)),
-        "chances": ("f4", (nodes, len(CATEGORIES))),
+        "chances": ("f4", (nodes, len(CATEGORIES))), "weights": ("f8", (len(CATEGORIES),)),
     }  # fmt: skip
     if arrays != expected or not len(forest.roots) or not nodes:
         raise ValueError("arrays of other shapes or types")
@@ -343,8 +361,9 @@ def _checked(forest: Forest) -> Forest:
     sides = (forest.left, forest.right)
     later = [(side[inner] > np.flatnonzero(inner)).all() and (side < nodes).all() for side in sides]
     sums = np.isclose(leaves.sum(axis=1), 1, atol=1e-5) & (leaves >= 0).all(axis=1)
-    finite = np.isfinite(forest.centre).all() and np.isfinite(forest.scale).all() and (forest.scale > 0).all()
+    finite = all(np.isfinite(each).all() for each in (forest.centre, forest.scale, forest.weights))
+    positive = (forest.scale > 0).all() and (forest.weights > 0).all()
     rooted = (forest.roots >= 0).all() and (forest.roots < nodes).all()
-    if not (all(later) and sums.all() and finite and rooted and (forest.feature < wide).all()):
+    if not (all(later) and sums.all() and finite and positive and rooted and (forest.feature < wide).all()):
         raise ValueError("trees that lead nowhere, or leaves that are no probabilities")
     return forest

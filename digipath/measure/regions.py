@@ -121,6 +121,8 @@ def closed_regions(found: Iterator[tuple[Strip, Runs]], width: int) -> Iterator[
     region = np.zeros(0, np.int64)
     for strip, new in found:
         runs = new if growing is None else growing.then(new)
+        if not len(runs.row):
+            continue
         region = _continued(runs, region, strip.row, width)
         # A region that reaches the strip's last row may go on in the next one.
         reaching = np.zeros(region.max(initial=-1) + 1, bool)
@@ -134,6 +136,8 @@ def closed_regions(found: Iterator[tuple[Strip, Runs]], width: int) -> Iterator[
 def _continued(runs: Runs, region: Ints, row: int, width: int) -> Ints:
     """Region of each run, if the first of them have known ones and the others begin in that row."""
     known, count = len(region), region.max(initial=-1) + 1
+    if not known:
+        return connect(runs, width)
     edge = np.searchsorted(runs.row, row - 1)  # only the last row of the known ones can touch the others
     part = connect(runs.only(np.arange(edge, len(runs.row))), width)
     links = region[edge:], count + part[: known - edge]

@@ -18,15 +18,24 @@ def cards(used: Sequence[Mapping[str, Any]]) -> str:
 
 def _card(card: Mapping[str, Any]) -> str:
     facts = {name: card[name] for name in SHOWN if card.get(name) is not None}
-    metrics = [
-        (f"{metric['name']} on {metric['data']}, {metric['split']}", f"{metric['value']:.3g}")
-        for metric in card.get("metrics", ())
-    ]
     return (
         f"<h3>{escape(str(card['name']))}</h3>{markup.pairs(facts)}"
-        + (markup.table(("Measured", "Value"), metrics) if metrics else "")
+        + "".join(_measured(card.get("metrics", ())))
         + (f"<p>Limits</p>{markup.bullets(card['limits'])}" if card.get("limits") else "")
     )
+
+
+def _measured(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table for each split that something was measured on."""
+    by_split: dict[str, list[tuple[str, str, str]]] = {}
+    for metric in metrics:
+        spread = f" ± {metric['spread']:.2g}" if metric.get("spread") else ""
+        row = (str(metric["name"]), str(metric["data"]), f"{metric['value']:.3g}{spread}")
+        by_split.setdefault(str(metric["split"]), []).append(row)
+    return [
+        markup.paragraph(split, "soft") + markup.table(("Measured", "On", "Value"), rows, ("Measured", "On"))
+        for split, rows in by_split.items()
+    ]
 
 
 def calibration(used: Sequence[Mapping[str, Any]], *, calibrated: bool) -> str:

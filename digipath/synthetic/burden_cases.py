@@ -47,13 +47,13 @@ class EnsembleErrors:
     """How several networks err on one slide.
 
     Attributes:
-        detector: the errors of each, as measured.
+        detector: the errors of each, as measured, with the confidence of the default weights' networks.
         members: how many networks.
         shared: share of the variance of each error that all have in common, in [0, 1]. Assumed.
         drift_sd: standard deviation of the log odds' offset between slides. Assumed.
     """
 
-    detector: DetectorErrors = field(default_factory=DetectorErrors.measured)
+    detector: DetectorErrors = field(default_factory=lambda: DetectorErrors.measured(on_crops=True))
     members: int = 3
     shared: float = 0.7
     drift_sd: float = 0.5

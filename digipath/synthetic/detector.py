@@ -28,6 +28,7 @@ CLUSTER_UM = 300.0  # lesions closer than this share a confidence; about a crop'
 LARGEST_FALSE_PX = 250
 NEAR_UM = 150.0  # as far from tumour as the crops show its surroundings; from there on doubt fades
 CONFIDENT_LOGIT = float(np.log(0.9 / 0.1))
+CONFIDENCE = ("inside_logit", "between_sd")
 
 Floats = NDArray[np.float32]
 
@@ -73,13 +74,20 @@ class DetectorErrors:
     false_aspect: float
 
     @staticmethod
-    def measured(path: Path = MEASURED) -> DetectorErrors:
+    def measured(path: Path = MEASURED, *, on_crops: bool = False) -> DetectorErrors:
         """The errors that were measured, from a file `examples/measure_detector.py` wrote.
+
+        Args:
+            on_crops: with the confidence that the default weights showed on crops they were not trained on. It is
+                lower than that of the published entry to CAMELYON16 that the other errors of whole slides are from.
 
         Raises:
             BadInput: the file lacks a parameter.
         """
-        values = read_json(path)["errors"]
+        record = read_json(path)
+        values = record["errors"]
+        if on_crops:
+            values |= {name: record["crops"][name] for name in CONFIDENCE}
         names = [field.name for field in fields(DetectorErrors)]
         if missing := [name for name in names if name not in values]:
             raise BadInput(f"expected the parameter {missing[0]} of a detector's errors, got none: {path}")

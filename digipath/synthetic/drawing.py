@@ -66,12 +66,13 @@ def raster(
         end = np.roll(start, -1, axis=0)
         upper, lower = np.minimum(start[:, 1], end[:, 1]), np.maximum(start[:, 1], end[:, 1])
         rows = np.arange(max(0, math.ceil(upper.min())), min(height, math.ceil(lower.max())))
+        left, right = np.clip(np.ceil([start[:, 0].min(), start[:, 0].max()]), 0, width).astype(int)
         row, edge = np.nonzero((upper <= rows[:, None]) & (rows[:, None] < lower))
         (x0, y0), (x1, y1) = start[edge].T, end[edge].T
         crossing = x0 + (rows[row] - y0) * (x1 - x0) / (y1 - y0)
-        toggles = np.zeros((len(rows), width + 1), np.uint8)
-        np.add.at(toggles, (row, np.clip(np.ceil(crossing), 0, width).astype(int)), 1)
-        filled[rows] |= np.cumsum(toggles, axis=1, dtype=np.uint8)[:, :width] % 2 == 1
+        toggles = np.zeros((len(rows), right - left + 1), np.uint8)
+        np.add.at(toggles, (row, np.clip(np.ceil(crossing), left, right).astype(int) - left), 1)
+        filled[rows, left:right] |= np.cumsum(toggles, axis=1, dtype=np.uint8)[:, :-1] % 2 == 1
     return filled
 
 
