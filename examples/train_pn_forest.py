@@ -9,8 +9,8 @@ the confidence that the default weights showed on crops, which is lower. The tes
 and twice and half the errors, which the forests were not trained for. Categories come as often as in CAMELYON17's
 public table: training nodes one by one, patients with the nodes of one of its rows.
 
-`--choose` parts the training slides once more, scores forests with leaves of several sizes on patients of the smaller
-part, and stops: what the forests of `digipath.measure.forests` are made of was chosen so, without the test.
+`--choose` parts the training slides once more, scores several kinds of forests on patients of the smaller part, and
+stops: what the forests of `digipath.measure.forests` are made of was chosen so, without the test.
 
 Simulated features are kept in <out>/seed<n>, so the same command goes on after an interruption. The first
 seed's forests and card are those that are shipped; the others show the spread.
@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -44,11 +44,12 @@ from digipath.values import Progress
 NAME = "lymphnode-pn-forest-v1"
 SLIDE_MPP = 0.243
 SHARES = (0.5, 0.25, 0.25)  # of the slides: to train, calibrate and test
-TRAINING_NODES, CALIBRATION_PATIENTS, COVERAGE_PATIENTS = 2000, 400, 500
+NODES, PATIENTS = 2000, 100  # to train on, and to test on
+CALIBRATION, COVERAGE = 4, 5  # times as many patients as in the test
 MEASURED, DOUBLED, HALVED, ON_CROPS = "errors × 1", "errors × 2", "errors × 0.5", "confidence as on crops"
 BOTH = (MEASURED, ON_CROPS)  # detectors that the forests are trained and the sets calibrated for
 SIZE_THRESHOLDS = (0.5, 0.9)  # the first as `digipath stage` uses it
-CHOICE, LEAVES = 100, (1, 2, 3, 5, 10)  # the random numbers of the choice, and what there is to choose from
+CHOICE, LEAVES = 100, (1, 2, 5)  # the random numbers of the choice, and what there is to choose from
 
 Drawn = tuple[tuple[str, ...], tuple[int, ...]]  # categories of nodes, and whose they are
 
@@ -98,9 +99,9 @@ def simulate(path: Path, job: Job, processes: int) -> Nodes:
     """Simulate the job's nodes, or read them back; each has random numbers of its own, whoever computes it."""
     if not path.exists():
         chunks = np.array_split(np.arange(len(job.categories)), max(1, len(job.categories) // 20))
-        with ProcessPoolExecutor(processes) as pool, progress_bar() as show:
+        with progress_bar() as show:
             parts = []
-            for part in pool.map(_simulated, [(job, chunk) for chunk in chunks]):
+            for part in _parts([(job, chunk) for chunk in chunks], processes):
                 parts.append(part)
                 if show is not None:
                     show(Progress(len(parts), len(chunks), float("nan"), path.stem))
@@ -111,7 +112,18 @@ def simulate(path: Path, job: Job, processes: int) -> Nodes:
             np.savez_compressed(stream, features=features, truth=truth, by_size=by_size, patient=np.array(job.patients))
         path.with_suffix(".partial").replace(path)
     with np.load(path) as kept:
-        return Nodes(kept["features"], kept["truth"], kept["by_size"], kept["patient"])
+        nodes = Nodes(kept["features"], kept["truth"], kept["by_size"], kept["patient"])
+    if [CATEGORIES[one] for one in nodes.truth] != list(job.categories):
+        raise SystemExit(f"expected this run's nodes, got those of other settings: choose another --out than {path}")
+    return nodes
+
+
+def _parts(given: Sequence[tuple[Job, np.ndarray]], processes: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    if processes == 1:
+        yield from map(_simulated, given)
+    else:
+        with ProcessPoolExecutor(processes) as pool:
+            yield from pool.map(_simulated, given)
 
 
 def _simulated(given: tuple[Job, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -192,8 +204,11 @@ def coverage(nodes: Nodes, forests: StageForests, conformal: dict[str, object]) 
 class Experiment:
     """One seed: its parts of the slides, the nodes simulated of them, and the forests trained on the first part."""
 
-    def __init__(self, seed: int, data: Path, out: Path, processes: int) -> None:
+    def __init__(
+        self, seed: int, data: Path, out: Path, *, processes: int = 2, nodes: int = NODES, patients: int = PATIENTS
+    ) -> None:
         self.seed, self.folder, self.processes = seed, out / f"seed{seed}", processes
+        self.train_on, self.test_on = nodes, patients
         self.table = read_stage_table(data / "camelyon17" / "stage_labels.csv")
         outlines = read_outlines_json(data / "camelyon16_lesions" / "lesions.json.gz", SLIDE_MPP)
         self.train, self.calibrate, self.test = outlines.split(SHARES, np.random.default_rng(seed))
@@ -201,7 +216,7 @@ class Experiment:
 
     @cached_property
     def training(self) -> Nodes:
-        return self.nodes("train", self.train, one_by_one(self.table, TRAINING_NODES, self.rng(0)), number=0)
+        return self.nodes("train", self.train, one_by_one(self.table, self.train_on, self.rng(0)), number=0)
 
     @cached_property
     def forests(self) -> StageForests:
@@ -227,22 +242,25 @@ class Experiment:
         return simulate(self.folder / f"{name}.npz", job, self.processes)
 
     def choices(self) -> dict[str, dict[str, float]]:
-        """Scores of forests with leaves of several sizes, trained on two of three training slides, for the third."""
+        """Scores of forests trained on two of three training slides, for the third: leaves of several sizes, and
+        balanced forests whose probabilities are not weighed by how often categories come."""
         fit, rest = self.train.split((2, 1), np.random.default_rng((self.seed, CHOICE)))
-        drawn = one_by_one(self.table, TRAINING_NODES, self.rng(CHOICE))
+        drawn = one_by_one(self.table, self.train_on, self.rng(CHOICE))
         train = self.nodes("choose-train", fit, drawn, number=CHOICE)
-        whole = rows_of(self.table, range(len(self.table.patients)))
-        nodes = self.nodes("choose-test", rest, whole, number=CHOICE + 1, by_size=True)
+        drawn = rows_of(self.table, range(self.test_on))
+        nodes = self.nodes("choose-test", rest, drawn, number=CHOICE + 1, by_size=True)
         found = {}
         for leaf in LEAVES:
             forests = train_forests(train.features, train.truth, train.detected, seed=self.seed, least_leaf=leaf)
             found[f"at least {leaf} in a leaf"] = kappas(nodes, forests)
+            equal = {name: replace(one, weights=np.ones(len(CATEGORIES))) for name, one in forests.forests.items()}
+            found[f"at least {leaf} in a leaf, all categories as likely"] = kappas(nodes, StageForests(equal))
         return found
 
     def kappas(self) -> dict[str, dict[str, float]]:
-        """Scores of the table's 100 patients, made of the third part's slides, by detector."""
+        """Scores of the table's patients, made of the third part's slides, by detector."""
         found = {}
-        drawn = rows_of(self.table, range(len(self.table.patients)))
+        drawn = rows_of(self.table, range(self.test_on))
         for number, errors in enumerate(self.detectors, 1):
             nodes = self.nodes(f"test-{number}", self.test, drawn, number=number, errors=[errors], by_size=True)
             found[errors] = kappas(nodes, self.forests)
@@ -250,14 +268,14 @@ class Experiment:
 
     def conformal(self) -> dict[str, object]:
         """Quantiles measured on patients of the second part's slides."""
-        nodes = self.nodes("calibrate", self.calibrate, self.patients(CALIBRATION_PATIENTS, 10), number=10)
+        nodes = self.nodes("calibrate", self.calibrate, self.patients(CALIBRATION * self.test_on, 10), number=10)
         return calibrate_stage(self.forests.probabilities(nodes.features), nodes.truth, nodes.patient)
 
     def coverages(self, conformal: dict[str, object]) -> dict[str, dict[str, object]]:
         """Coverage on other patients of the second part's slides, which no forest was trained on."""
         found = {}
         for number, errors in enumerate((BOTH, [DOUBLED]), 11):
-            drawn = self.patients(COVERAGE_PATIENTS, number)
+            drawn = self.patients(COVERAGE * self.test_on, number)
             nodes = self.nodes(f"coverage-{number}", self.calibrate, drawn, number=number, errors=errors)
             found[f"sets, {' and '.join(errors)}"] = coverage(nodes, self.forests, conformal)
         return found
@@ -286,7 +304,7 @@ def write_card(
                 "name": f"quadratic kappa of pN stages, {text}",
                 "value": round(float(np.mean(values)), 4),
                 "spread": round(float(np.std(values, ddof=1)) if len(values) > 1 else 0.0, 4),
-                "data": f"100 simulated patients a seed, detector's {errors}",
+                "data": f"{shipped.test_on} simulated patients a seed, detector's {errors}",
                 "split": split,
             })  # fmt: skip
     write_forest(
@@ -295,7 +313,7 @@ def write_card(
         shipped.forests,
         map_mpp=shipped.detectors[MEASURED].map_mpp,
         training={
-            "data": f"{TRAINING_NODES} simulated heatmaps of real lesion outlines (CAMELYON16), made by a simulated "
+            "data": f"{shipped.train_on} simulated heatmaps of real lesion outlines (CAMELYON16), made by a simulated "
             f"detector with measured errors, half of them with its {MEASURED}, half with its {ON_CROPS}",
             "split": split,
             "seed": shipped.seed,
@@ -312,16 +330,19 @@ def write_card(
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="default: ../shared/data")
     parser.add_argument("--out", type=Path, default=Path("pn-forest"), help="where to write; default: pn-forest")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="default: 0 1 2 3 4")
     parser.add_argument("--processes", type=int, default=2, help="that simulate at once; default: 2")
+    parser.add_argument("--nodes", type=int, default=NODES, help=f"to train on; default: {NODES}")
+    parser.add_argument("--patients", type=int, default=PATIENTS, help=f"of the table, to test on; default: {PATIENTS}")
     parser.add_argument("--choose", action="store_true", help="compare sizes of leaves on training slides, and stop")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
 
-    experiments = {seed: Experiment(seed, given.data, given.out, given.processes) for seed in given.seeds}
+    settings = {"processes": given.processes, "nodes": given.nodes, "patients": given.patients}
+    experiments = {seed: Experiment(seed, given.data, given.out, **settings) for seed in given.seeds}
     if given.choose:
         show({seed: experiment.choices() for seed, experiment in experiments.items()})
         return

@@ -237,7 +237,7 @@ def test_record_adds_up():
 def test_which_views_may_be_asked_for():
     assert [len(chosen_views(views)) for views in (1, 2, 4, 8, "adaptive")] == [1, 2, 4, 8, 8]
     for views in (3, "most", "8"):
-        with pytest.raises(BadInput, match="views must be 1, 2, 4"):
+        with pytest.raises(BadInput, match="views must be 1, 2, 4, 8 or 'adaptive', got"):
             chosen_views(views)
 
 
