@@ -265,6 +265,22 @@ def test_hostile_text_stays_text_wherever_it_comes_from():
     assert len(scripts(page)) == 2
 
 
+def test_each_split_is_told_once_above_what_was_measured_on_it():
+    metrics = [
+        {"name": name, "value": value, "spread": spread, "data": data, "split": split}
+        for name, value, spread, data, split in (
+            ("kappa", 0.91234, 0.0234, "patients", "by slide"),
+            ("Dice", 0.8, None, "crops", "5-fold"),
+            ("accuracy", 0.7, 0, "nodes", "by slide"),
+        )
+    ]
+    page = report_html(whole(cards=[CARD | {"metrics": metrics}]))
+    text = re.sub(r"<[^>]+>", "|", without_scripts(page))
+    found = re.sub(r"\|+", "|", text[text.index("by slide") : text.index("Limits")])
+    head = "Measured|On|Value|"
+    assert found == f"by slide|{head}kappa|patients|0.912 ± 0.023|accuracy|nodes|0.7|5-fold|{head}Dice|crops|0.8|"
+
+
 def test_plotly_reads_names_as_text():
     (bars,) = (figure for figure in figures(stage_page(staged(HOSTILE))) if "yaxis4" in figure["layout"])
     labels = bars["layout"]["yaxis"]["ticktext"]
