@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ pytestmark = pytest.mark.real_data
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("train_pn_forest", PATH)
-    script = importlib.util.module_from_spec(spec)
+    spec = importlib.util.spec_from_file_location(PATH.stem, PATH)
+    script = sys.modules[PATH.stem] = importlib.util.module_from_spec(spec)  # its dataclasses look it up there
     spec.loader.exec_module(script)
-    return script
+    yield script
+    del sys.modules[PATH.stem]
 
 
 def test_the_card_states_the_detectors_of_the_example(example):
