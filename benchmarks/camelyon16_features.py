@@ -4,10 +4,10 @@
 
 The forest is the package's own (`digipath.measure.forests.forest_pipeline`), with SMOTETomek in an imbalanced-learn
 pipeline that is fitted on training rows only, and without it. Nothing is tuned: there is one setting, which was chosen
-on simulated patients. `heatmap_train.csv` by repeated stratified cross-validation (AUROC of all held-out rows of a repeat), then
-trained on all of it and asked for `heatmap_validation.csv`, whose 50 rows give a wide interval: stratified bootstrap,
-of the difference too. `didsr_method_I` by cross-validation alone, a table for each threshold of its heatmaps. Prints a
-table and, at its end, one line of JSON.
+on simulated patients. `heatmap_train.csv` by repeated stratified cross-validation (AUROC of all held-out rows of a
+repeat), then trained on all of it and asked for `heatmap_validation.csv`, whose 50 rows give a wide interval:
+stratified bootstrap, of the difference too. `didsr_method_I` by cross-validation alone, a table for each threshold of
+its heatmaps. Prints a table and, at its end, one line of JSON.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytest
 from digipath.engine.ensemble import Ensemble
 from digipath.engine.reader import BlockReader
 from digipath.engine.stitch import smooth_window
-from digipath.engine.views import DIHEDRAL, views_of
+from digipath.engine.views import DIHEDRAL, View, views_of
 from digipath.errors import BadInput, BadPredictor, Cancelled
 from digipath.grid import tissue_grid
 from digipath.values import (
@@ -59,6 +59,8 @@ def test_every_view_is_undone_by_its_inverse():
 
 def test_view_counts():
     assert [len(views_of(n)) for n in (1, 2, 4, 8)] == [1, 2, 4, 8]
+    assert views_of(2) == (View(flip=False, turns=0), View(flip=True, turns=0))
+    assert views_of(4) == tuple(View(flip=False, turns=turns) for turns in range(4))
     with pytest.raises(BadInput, match="1, 2, 4 or 8, got 3"):
         views_of(3)
 

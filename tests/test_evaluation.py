@@ -131,7 +131,7 @@ def test_a_border_is_found_across_strips(tmp_path, monkeypatch):
 
 def test_what_cannot_be_calibrated_is_told_before_anything_is_scored(folders, tmp_path):
     with pytest.raises(BadInput, match="views must be 1, 2, 4 or 8, got adaptive"):
-        evaluate(*folders, mpp=MPP, views="adaptive")
+        evaluate("no images", "no masks", mpp=MPP, views="adaptive")
     with pytest.raises(BadInput, match="give --out"):
         evaluate(*folders, mpp=MPP, calibrate=True)
     with pytest.raises(BadInput, match="weights with cards"):

@@ -149,6 +149,15 @@ def test_two_thousand_regions_of_a_large_map():
     assert len(find(probability)) == 45 * 46
 
 
+@pytest.mark.parametrize("strip_rows", [1, 3, 4])
+def test_a_region_that_ends_with_a_strip_is_found_though_nothing_follows(strip_rows, monkeypatch):
+    monkeypatch.setattr(strips_module, "STRIP_ROWS", strip_rows)
+    for stop in range(1, 13):
+        probability = np.zeros((12, 3), np.float32)
+        probability[:stop, 1] = 1
+        assert [lesion.pixels for lesion in find(probability)] == [stop]
+
+
 def test_strips_do_not_change_the_answer(monkeypatch):
     probability = np.random.default_rng(3).random((40, 30), np.float32)
     whole = find(probability)
