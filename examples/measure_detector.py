@@ -12,8 +12,11 @@ Two sources:
 - published heatmap features of two CAMELYON16 entries (camelyon16_features): false regions per mm² of normal tissue and
   how large they are, how many slides with tumour show nothing at all, and confidence, by how much the largest region
   shrinks from p = 0.5 to 0.9 on slides whose outlines are known. It is higher than that of our small networks on
-  crops; false regions and confidence are those of the same detector. Its slides were its training data, as far as
-  we know, so both may flatter it.
+  crops. Confidence and the size and height of false regions are those of the same entry. Its slides were its training
+  data, as far as we know, so all of it may flatter.
+
+The slides of the tables are also those whose outlines `train_pn_forest.py` parts to train and test: 2 parameters of
+confidence and the tissue's mean area come from all of them.
 """
 
 from __future__ import annotations
@@ -273,7 +276,8 @@ def false_regions(tables: Tables, found: dict[str, float]) -> dict[str, float]:
 def confidence(tables: Tables, found: dict[str, float]) -> dict[str, float]:
     """Log odds inside tumour and their spread, so that simulated lesions shrink as real ones do, by least squares.
 
-    Each slide's largest lesion is simulated with those around it that share its confidence.
+    Each slide's largest lesion is simulated with those around it that share its confidence. On some slides the
+    heatmap's largest region is another one; without them the detector would be more confident still.
     """
     lesions = [_largest_cluster(each) for each in tables.lesions]
     wanted = np.percentile(tables.shrinking, SHRINKING, axis=0)

@@ -295,7 +295,7 @@ REFUSED = {
     "a function": (a_function, "an object of the type os.system"),
     "an array of objects": (lambda f: packed({"layout": np.array([{}], object)}), "an object of the type"),
     "other features": (lambda f: packed(content_of(f) | {"features": ["a"]}), "other features"),
-    "another layout": (lambda f: packed(content_of(f) | {"layout": 1}), "the layout 1; this digipath reads 2"),
+    "another layout": (lambda f: packed(content_of(f) | {"layout": 1}), "the layout 1; this digipath reads 2: train"),
     "three forests": (lambda f: packed(content_of(f) | {"forests": {}}), "other forests"),
     "a list": (lambda f: packed([1, 2]), "list indices"),
     "a loop": (lambda f: with_array(f, "left", _put(slice(None), 0)), "lead nowhere"),

@@ -60,3 +60,16 @@ def test_the_example_runs_with_few_nodes_and_goes_on_where_it_stopped(example, s
     assert json.loads((tmp_path / "results.json").read_text()) == results
     with pytest.raises(SystemExit, match="choose another --out"):
         example.main([*few, "--nodes", "61"])
+    doubled = dict(zip(example.detectors(), [example.detectors()[example.DOUBLED]] * 4, strict=True))
+    monkeypatch.setattr(example, "detectors", lambda: doubled)  # the same nodes by another detector
+    with pytest.raises(SystemExit, match="choose another --out"):
+        example.main(few)
+
+
+@pytest.mark.slow
+def test_the_example_compares_kinds_of_forests_on_training_slides(example, shared_data, tmp_path, capsys):
+    few = ["--data", str(shared_data), "--out", str(tmp_path), "--seeds", "3", "--nodes", "60", "--patients", "4"]
+    example.main([*few, "--processes", "1", "--choose"])
+    told = capsys.readouterr().out
+    assert [told.count(f"at least {leaf} in a leaf") for leaf in example.LEAVES] == [2] * len(example.LEAVES)
+    assert not (tmp_path / "results.json").exists()

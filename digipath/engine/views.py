@@ -48,4 +48,4 @@ def views_of(count: int) -> tuple[View, ...]:
     """
     if count not in VIEW_COUNTS:
         raise BadInput(f"views must be 1, 2, 4 or 8, got {count}")
-    return (DIHEDRAL[0], DIHEDRAL[4]) if count == 2 else DIHEDRAL[:count]
+    return (DIHEDRAL[0], DIHEDRAL[4]) if count == 2 else DIHEDRAL[: int(count)]

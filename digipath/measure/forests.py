@@ -326,7 +326,7 @@ def _read(path: Path) -> dict[str, Forest]:
         _check_types(json.loads(archive.read("schema.json")))
     content = loads(packed, trusted=[])
     if content["layout"] != LAYOUT:
-        raise ValueError(f"the layout {content['layout']}; this digipath reads {LAYOUT}")
+        raise ValueError(f"the layout {content['layout']}; this digipath reads {LAYOUT}: train the forests again")
     if content["features"] != list(FEATURES) or list(content["forests"]) != list(FORESTS):
         raise ValueError("other features or other forests")
     return {name: _checked(Forest(**arrays)) for name, arrays in content["forests"].items()}

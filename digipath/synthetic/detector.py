@@ -4,7 +4,7 @@ A heatmap is a field of log odds. Around tumour its mean follows the distance fr
 sharp or blurred as measured; every cluster of lesions has a confidence of its own, and a texture of
 measured size and strength lies over all of it, so that regions break up at a high threshold as real
 ones do. Lesions are missed by their size, and false regions are scattered over the tissue. All
-parameters are measured (`examples/measure_detector.py`), none is chosen.
+parameters are measured, or fitted to what was measured (`examples/measure_detector.py`); none is chosen.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from digipath.files import read_json
 from digipath.synthetic.drawing import raster
 
 MEASURED = Path(__file__).with_name("detector_errors.json")
-CLUSTER_UM = 300.0  # lesions closer than this share a confidence; about a crop's side, over which it was measured
+CLUSTER_UM = 300.0  # lesions closer than this share a confidence; about the side of the crops
 LARGEST_FALSE_PX = 250
 NEAR_UM = 150.0  # as far from tumour as the crops show its surroundings; from there on doubt fades
 CONFIDENT_LOGIT = float(np.log(0.9 / 0.1))
@@ -43,7 +43,8 @@ class DetectorErrors:
         normal_logit: the same in tissue far from tumour.
         border_um, border_shift_um: width of the logistic step between inside and outside, and how far
             inside the true border it lies.
-        between_sd, within_sd: standard deviation of log odds between clusters of lesions, and within them.
+        between_sd, within_sd: standard deviation of log odds between clusters of lesions, and within them; the
+            first is measured between slides, one cluster of each.
         texture_um: standard deviation of the Gaussian filter that gives noise the texture's correlation.
         miss_floor, miss_diameter_um, miss_slope: a lesion of diameter d is missed with the probability
             floor + (1 − floor) / (1 + (d / miss_diameter_um)^miss_slope).
@@ -79,7 +80,7 @@ class DetectorErrors:
 
         Args:
             on_crops: with the confidence that the default weights showed on crops they were not trained on. It is
-                lower than that of the published entry to CAMELYON16 that the other errors of whole slides are from.
+                lower than that of published heatmaps of whole slides.
 
         Raises:
             BadInput: the file lacks a parameter.
