@@ -125,7 +125,7 @@ def simulate(path: Path, job: Job, processes: int) -> Nodes:
             np.savez_compressed(stream, **columns, job=job.digest)
         path.with_suffix(".partial").replace(path)
     with np.load(path) as kept:
-        if str(kept["job"]) != job.digest:
+        if str(kept.get("job")) != job.digest:
             raise SystemExit(f"expected this run's nodes, got those of another: choose another --out than {path}")
         return Nodes(kept["features"], kept["truth"], kept["by_size"], kept["patient"])
 
@@ -360,8 +360,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=2, help="that simulate at once; default: 2")
     parser.add_argument("--nodes", type=int, default=NODES, help=f"to train on; default: {NODES}")
     parser.add_argument("--patients", type=int, default=PATIENTS, help=f"of the table, to test on; default: {PATIENTS}")
-    parser.add_argument("--choose", action="store_true", help="compare sizes of leaves on training slides, and stop")
+    parser.add_argument("--choose", action="store_true", help="compare kinds of forests on training slides, and stop")
     given = parser.parse_args(arguments)
+    if not 1 <= given.patients <= PATIENTS:
+        parser.error(f"--patients: expected 1 to {PATIENTS}, as many as the table has, got {given.patients}")
 
     settings = {"processes": given.processes, "nodes": given.nodes, "patients": given.patients}
     experiments = {seed: Experiment(seed, given.data, given.out, **settings) for seed in given.seeds}

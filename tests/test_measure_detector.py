@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
+import example_scripts
 import numpy as np
 import pytest
 import shapely
 
 from digipath.synthetic.detector import DetectorErrors
 
-PATH = Path(__file__).resolve().parents[1] / "examples" / "measure_detector.py"
-
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location(PATH.stem, PATH)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
+    return example_scripts.load("measure_detector")
 
 
 def test_shrinking_is_the_logarithm_of_what_is_left(example):

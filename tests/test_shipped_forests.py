@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
+import example_scripts
 import pytest
 
 from digipath.measure.forests import StageForests
 from digipath.weights import DEFAULT_FOREST, load_card, verify
-
-PATH = Path(__file__).resolve().parents[1] / "examples" / "train_pn_forest.py"
 
 pytestmark = pytest.mark.real_data
 
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location(PATH.stem, PATH)
-    script = sys.modules[PATH.stem] = importlib.util.module_from_spec(spec)  # its dataclasses look it up there
-    spec.loader.exec_module(script)
-    yield script
-    del sys.modules[PATH.stem]
+    return example_scripts.load("train_pn_forest")
 
 
 def test_the_card_states_the_detectors_of_the_example(example):

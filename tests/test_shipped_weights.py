@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import asdict
-from pathlib import Path
 
+import example_scripts
 import numpy as np
 import pytest
 
@@ -23,7 +22,6 @@ MEMBERS = {
     "lymphnode-ensemble-v1-deeplab-fold1": "1",
     "lymphnode-ensemble-v1-deep-unet-fold2": "2",
 }  # and the fold that each has not seen
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 def metric(name, card, *, data=""):
@@ -46,7 +44,7 @@ def test_the_files_are_those_of_the_cards_and_small():
 
 def test_the_cards_state_the_settings_of_the_example():
     """What is shipped came from examples/lymphnode_ensemble.toml as it stands."""
-    config = read_config(EXAMPLES / "lymphnode_ensemble.toml")
+    config = read_config(example_scripts.EXAMPLES / "lymphnode_ensemble.toml")
     said = {"limits": list(config.card.limits), "task": config.card.task, "licence": config.card.licence}
     for member, card in zip(config.members, member_cards(DEFAULT), strict=True):
         record = card.record
@@ -141,11 +139,8 @@ def test_a_cancelled_run_of_the_real_network_goes_on_to_the_same_bytes(small_reg
 @pytest.fixture(scope="module")
 def cases(shared_data, tmp_path_factory):
     """The manifest that the shipped networks were trained on."""
-    spec = importlib.util.spec_from_file_location("train_lymphnode_ensemble", EXAMPLES / "train_lymphnode_ensemble.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     path = tmp_path_factory.mktemp("manifest") / "cases.csv"
-    script.write_manifest(shared_data, path)
+    example_scripts.load("train_lymphnode_ensemble").write_manifest(shared_data, path)
     return path
 
 

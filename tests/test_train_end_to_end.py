@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import shutil
 from pathlib import Path
 
+import example_scripts
 import numpy as np
 import pytest
 from PIL import Image
@@ -254,10 +254,6 @@ def test_a_loss_that_is_not_a_number_names_the_cases(cases, tmp_path):
 
 
 def test_the_example_reaches_its_scores(tmp_path):
-    path = Path(__file__).resolve().parents[1] / "examples" / "train_segmentation.py"
-    spec = importlib.util.spec_from_file_location("train_segmentation", path)
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    scores = example.run(tmp_path)
+    scores = example_scripts.load("train_segmentation").run(tmp_path)
     assert scores["network"] >= 0.90
     assert scores["colour forest"] <= 0.50
