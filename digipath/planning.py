@@ -21,11 +21,12 @@ from digipath.networks import Networks
 from digipath.slide import Overview, Slide
 from digipath.slide_stain import Block, ReadBlock, Staining
 from digipath.stain import StainReference
-from digipath.tissue import tissue_mask
+from digipath.tissue import METHODS, tissue_mask
 from digipath.values import EXCLUDED, PREDICTED, Grid, coarsened
 
 DEFAULT_REDUCE = 4  # map pixels are 4 × 4 working pixels: 2 µm for a network at 0.5 µm
 COARSEST = 2.0  # times the network's µm/px; a coarser slide lacks what the network looks at
+CROP_UM = 2000.0
 OVERVIEW_PX = (1024, 2048)  # least and greatest longer side: enough to find tissue on, whatever the slide
 
 
@@ -88,13 +89,14 @@ def plan_slide(source: Slide, networks: Networks, settings: Settings) -> Plan:
     Raises:
         MissingResolution, ResolutionTooLow, SlideUnreadable, BadAnnotation; BadInput: no stain to fit.
     """
-    read_mpp, notes = working_mpp(source, networks, settings.at_mpp)
+    read_mpp, notes = working_mpp(source, networks.mpp, settings.at_mpp)
     shape_px = source.working_size_px(read_mpp)
     overview = source.overview(longest_px=OVERVIEW_PX)
     mpp = source.mpp if read_mpp is None else read_mpp
     reduce = _reduce(settings.out_mpp, mpp, source.path)
-    wanted, found, pen_px = _wanted(overview, settings.tissue, source.size_l0)
-    staining, asked = _staining(source, wanted == PREDICTED, networks, settings.stain, mpp=read_mpp)
+    wanted, found, pen_px = wanted_of(overview, settings.tissue, source.size_l0)
+    target, asked = stain_target(networks.stain, settings.stain, mpp=read_mpp, told=bool(networks.cards))
+    staining = fitted_staining(source, wanted == PREDICTED, target, mpp=read_mpp)
     wanted = coarsened(wanted, [-(-size // reduce) for size in shape_px])
     grid = tissue_grid(
         wanted == PREDICTED,
@@ -109,22 +111,25 @@ def plan_slide(source: Slide, networks: Networks, settings: Settings) -> Plan:
 
 
 def working_mpp(
-    source: Slide, networks: Networks, at_mpp: float | None = None
+    source: Slide, trained_mpp: float | None, at_mpp: float | None = None
 ) -> tuple[float | None, tuple[str, ...]]:
     """The resolution to read at (None: level 0 as it is), and notes where it is not the networks' own.
+
+    Args:
+        trained_mpp: what the networks were trained at; None: they take any. at_mpp: instead of it.
 
     Raises:
         MissingResolution: the networks want one and the slide states none.
         ResolutionTooLow: slide or `at_mpp` is more than twice as coarse as the networks' resolution.
     """
-    asked = networks.mpp if at_mpp is None else at_mpp
+    asked = trained_mpp if at_mpp is None else at_mpp
     if asked is None:
         return None, ()
-    own, trained = source.require_mpp(), networks.mpp or asked
+    own, trained = source.require_mpp(), trained_mpp or asked
     if max(own, asked) > COARSEST * trained:
         raise ResolutionTooLow(
             f"{max(own, asked):g} µm/px is more than {COARSEST:g} × coarser than the {trained:g} µm/px that the "
-            f"network was trained at; it cannot segment this: {source.path}"
+            f"network was trained at; it cannot be used on this: {source.path}"
         )
     mpp, notes = source.snap_mpp(asked), []
     if own > mpp * 1.02:
@@ -132,6 +137,11 @@ def working_mpp(
     if asked != trained:
         notes.append(f"The network was trained at {trained:g} µm/px and runs at {asked:g} µm/px, as asked.")
     return mpp, tuple(notes)
+
+
+def is_crop(source: Slide) -> bool:
+    """Whether it is a plain image below 2 mm: one cut out of tissue, while on a slide glass is to be expected."""
+    return source.vendor.startswith("flat-") and max(source.size_l0) * (source.mpp or 0.0) < CROP_UM
 
 
 def _reduce(out_mpp: float | str | None, mpp: float | None, path: Path) -> int:
@@ -148,18 +158,24 @@ def _reduce(out_mpp: float | str | None, mpp: float | None, path: Path) -> int:
     return reduce
 
 
-def _wanted(
-    overview: Overview, tissue: str, size_l0: tuple[int, int]
+def wanted_of(
+    overview: Overview, tissue: str, size_l0: tuple[int, int], *, white_px: int = 16
 ) -> tuple[NDArray[np.uint8], tuple[str, ...], Mapping[str, int]]:
-    """What is asked of each overview pixel (BACKGROUND, PREDICTED, EXCLUDED), notes, ink counts."""
-    if tissue in ("auto", "all", "white-tiles"):
-        found = tissue_mask(overview.image, um_per_px=overview.mpp, failed=overview.failed, method=tissue)
+    """What is asked of each overview pixel (BACKGROUND, PREDICTED, EXCLUDED), notes, ink counts.
+
+    Args:
+        tissue: "auto", "all", "white-tiles" (in squares of `white_px` overview pixels), or a mask or outline file.
+    """
+    if tissue in METHODS:
+        found = tissue_mask(
+            overview.image, um_per_px=overview.mpp, failed=overview.failed, method=tissue, tile_px=white_px
+        )
         wanted = np.where(found.mask, PREDICTED, 0).astype(np.uint8)
         wanted[found.pen & ~found.mask] = EXCLUDED
         return wanted, found.notes, found.pen_px
     path = Path(tissue)
     if not path.is_file():
-        raise BadInput(f"tissue must be auto, all, white-tiles or a mask or outline file, got {tissue!r}")
+        raise BadInput(f"tissue must be {', '.join(METHODS)} or a mask or outline file, got {tissue!r}")
     shape = overview.image.shape[:2]
     if path.suffix.lower() in (".geojson", ".json", ".xml"):
         mask = rasterise(read_outlines(path), shape, overview.downsample)
@@ -168,24 +184,30 @@ def _wanted(
     return np.where(mask, PREDICTED, 0).astype(np.uint8), (f"Tissue as drawn in {path.name}.",), {}
 
 
-def _staining(
-    source: Slide,
-    tissue: NDArray[np.bool_],
-    networks: Networks,
-    stain: str | StainReference | None,
-    *,
-    mpp: float | None,
-) -> tuple[Staining | None, tuple[str, ...]]:
-    """How to normalise the slide's stain (None: not at all), and a note where the networks learned another."""
-    target = networks.stain if stain is None else slide_stain.reference(stain, mpp=mpp)
-    notes: tuple[str, ...] = ()
-    if networks.cards and target != networks.stain:
-        learned = f"normalised ({networks.stain.method})" if networks.stain else "as they were"
-        seen = f"normalised to another stain ({target.method})" if target else "as it is"
-        notes = (f"The network was trained on slides {learned} and sees this one {seen}, as asked.",)
+def stain_target(
+    learned: StainReference | None, asked: str | StainReference | None, *, mpp: float | None, told: bool = True
+) -> tuple[StainReference | None, tuple[str, ...]]:
+    """The stain to which slides are brought (None: to none), and a note where the networks learned another.
+
+    Args:
+        learned: of the slides that the networks were trained on. asked: instead of it.
+        told: False leaves the note out, where nobody knows what the networks learned.
+    """
+    target = learned if asked is None else slide_stain.reference(asked, mpp=mpp)
+    if not told or target == learned:
+        return target, ()
+    was = f"normalised ({learned.method})" if learned else "as they were"
+    seen = f"normalised to another stain ({target.method})" if target else "as it is"
+    return target, (f"The network was trained on slides {was} and sees this one {seen}, as asked.",)
+
+
+def fitted_staining(
+    source: Slide, tissue: NDArray[np.bool_], target: StainReference | None, *, mpp: float | None
+) -> Staining | None:
+    """How the slide's stain is normalised; None where it is not, or where there is no tissue."""
     if target is None or not tissue.any():
-        return None, notes
+        return None
     try:
-        return Staining(slide_stain.fit_slide(source, tissue, target.method, mpp=mpp), target), notes
+        return Staining(slide_stain.fit_slide(source, tissue, target.method, mpp=mpp), target)
     except BadInput as error:
         raise BadInput(f"{error}; run with --stain none, or mark stained tissue: {source.path}") from error

@@ -19,7 +19,7 @@ from digipath.errors import BadInput
 from digipath.measure.confusion import Confusion
 from digipath.measure.error_finding import BORDER_UM, ErrorCounts, away_from_border, measures
 from digipath.networks import Networks
-from digipath.planning import Plan, Settings, plan_slide
+from digipath.planning import Plan, Settings, is_crop, plan_slide
 from digipath.slide import Slide, open_slide
 from digipath.values import (
     BACKGROUND,
@@ -34,7 +34,6 @@ from digipath.values import (
 )
 
 STRIP_PX = 2**21  # pixels counted at once
-CROP_UM = 2000.0  # a plain image with shorter sides was cut out of tissue
 
 
 @dataclass(frozen=True)
@@ -178,9 +177,8 @@ def _score(
 
 
 def _plan(source: Slide, networks: Networks, scoring: Scoring, *, whole: bool) -> Plan:
-    longest_um = max(source.size_l0) * (source.mpp or 0.0)
-    whole = whole or (source.vendor.startswith("flat-") and longest_um < CROP_UM)
-    settings = Settings(scoring.views, scoring.overlap, out_mpp="native", tissue="all" if whole else "auto")
+    tissue = "all" if whole or is_crop(source) else "auto"
+    settings = Settings(scoring.views, scoring.overlap, out_mpp="native", tissue=tissue)
     return plan_slide(source, networks, settings)
 
 

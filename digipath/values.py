@@ -85,6 +85,53 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Tiles:
+    """Square tiles side by side over a slide, each of which gets one answer.
+
+    Attributes:
+        shape_px: (rows, columns) of the slide in working pixels.
+        tile_px: side of a tile in working pixels; tile (r, c) begins at (r, c) × tile_px.
+        share: (R, C) float32, which share of each tile is tissue; what lies beyond the slide is none.
+        kept: (R, C) bool, tiles with enough tissue.
+        mpp: µm per working pixel; None where the slide's resolution is unknown.
+    """
+
+    shape_px: tuple[int, int]
+    tile_px: int
+    share: NDArray[np.float32]
+    kept: NDArray[np.bool_]
+    mpp: float | None = None
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self.kept))
+
+    @property
+    def cells(self) -> NDArray[np.int64]:
+        """(n, 2) row and column of the tiles that are kept, row by row."""
+        return np.argwhere(self.kept)
+
+    @property
+    def starts_px(self) -> NDArray[np.int64]:
+        """(n, 2) first pixel (row, column) of the tiles that are kept."""
+        return self.cells * self.tile_px
+
+    @property
+    def grid(self) -> Grid:
+        """The kept tiles as patches of one pixel each, of a frame whose pixels are tiles."""
+        return Grid(self.kept.shape, (1, 1), 1, self.cells, None if self.mpp is None else self.mpp * self.tile_px)
+
+    @property
+    def wanted(self) -> NDArray[np.uint8]:
+        """(R, C) what is asked of each tile: PREDICTED, EXCLUDED (some tissue, but not enough) or BACKGROUND."""
+        return np.where(self.kept, PREDICTED, np.where(self.share > 0, EXCLUDED, BACKGROUND)).astype(np.uint8)
+
+    @property
+    def tissue_px(self) -> NDArray[np.int64]:
+        """(R, C) working pixels of tissue in each tile."""
+        return np.rint(self.share.astype(np.float64) * self.tile_px**2).astype(np.int64)
+
+
+@dataclass(frozen=True)
 class Patch:
     """One patch as read: its pixels and which of them are real.
 
@@ -104,7 +151,7 @@ ReadPatch = Callable[[tuple[int, ...]], Patch]
 
 
 class Predictor(Protocol):
-    """Maps patches to probabilities: (B, *patch, channels) → (B, *patch, C) in [0, 1].
+    """Maps patches to probabilities: (B, *patch, channels) → (B, *patch, C) in [0, 1], or (B, C) of tiles.
 
     It gets a copy of the pixels and its answer is copied, so it may reuse its buffers.
 
@@ -271,6 +318,11 @@ class Card:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the network's softmax."""
         return tuple(self.record["classes"])
+
+    @property
+    def output(self) -> str:
+        """What a network answers for: each of the "pixels", a "tile" as a whole, or a "bag" of tiles."""
+        return str(self.record.get("output", "pixels"))
 
     @property
     def mpp(self) -> float:

@@ -17,12 +17,13 @@ FILES = sorted(PACKAGE.rglob("*.py")) + sorted((ROOT / "webapp").rglob("*.py"))
 # below it and, within a folder, its own family. Sentences and doors import downwards freely.
 WORDS = {"values", "errors", "files", "memory"}
 STAGES = {
-    "annotation", "augment", "case", "convert", "engine", "grid", "maps", "measure", "nn",
-    "report", "runtime", "slide", "stain", "synthetic", "tissue", "weights",
+    "annotation", "augment", "case", "convert", "engine", "explain", "grid", "maps", "measure", "nn",
+    "report", "runtime", "slide", "stain", "synthetic", "tile_augment", "tissue", "weights",
 }  # fmt: skip
 SENTENCES = {
-    "burden_files", "calibrated_cards", "coarser_maps", "evaluation", "evaluation_report", "networks", "node_maps",
-    "pipeline", "planning", "reporting", "result", "scoring", "slide_stain", "staging", "training", "tumour_burden",
+    "bag_grading", "burden_files", "calibrated_cards", "coarser_maps", "evaluation", "evaluation_report",
+    "grade_reporting", "grading", "grading_evaluation", "networks", "node_maps", "pipeline", "planning", "reporting",
+    "result", "scoring", "slide_stain", "staging", "tile_networks", "tiling", "training", "tumour_burden",
     "where_to_look",
 }  # fmt: skip
 DOORS = {"__init__", "__main__", "cli", "demo", "progress", "webapp"}

@@ -55,12 +55,14 @@ class Ensemble:
         classes: which of their channels to keep, as C channels of the maps.
         extra: maps on request, of `digipath.values.ENTROPIES`.
         members: a name for each predictor whose own map is wanted: none or M.
+        per_patch: the predictors give one answer for a patch as a whole, (B, C), whose maps are one pixel.
     """
 
     predictors: Sequence[Predictor]
     classes: Sequence[int] = (0,)
     extra: Sequence[str] = ()
     members: Sequence[str] = ()
+    per_patch: bool = False
 
     def __post_init__(self) -> None:
         if self.members and len(self.members) != len(self.predictors):
@@ -112,7 +114,11 @@ class Ensemble:
 
     def _answer(self, predictor: Predictor, patches: NDArray[np.generic], view: View) -> Floats:
         seen = view.apply(patches)
-        answer = view.undo(checked(predictor, predictor(seen), seen.shape))
+        if self.per_patch:
+            spatial = (1,) * (seen.ndim - 2)
+            answer = checked(predictor, predictor(seen), (len(seen), 0)).reshape(len(seen), *spatial, -1)
+        else:
+            answer = view.undo(checked(predictor, predictor(seen), seen.shape))
         if max(self.classes) >= answer.shape[-1]:
             raise BadPredictor(f"class {max(self.classes)} was asked of a predictor of {answer.shape[-1]} classes")
         return answer if len(self.classes) == answer.shape[-1] else answer[..., list(self.classes)]

@@ -91,6 +91,7 @@ def predict_maps(
     classes: Sequence[int] = (0,),
     extra: Sequence[str] = (),
     members: Sequence[str] = (),
+    per_patch: bool = False,
     readers: int = 2,
     progress: ProgressCallback | None = None,
     cancel: Cancel | None = None,
@@ -111,6 +112,7 @@ def predict_maps(
         classes: which of the C classes to keep, as channels of the maps.
         extra: `entropy` and `mutual_information` if wanted, (rows, *rest, 1) in bits.
         members: a name for each predictor to have its own map, `members/<name>`, (rows, *rest, C).
+        per_patch: predictors answer for patches as a whole, (B, C); `grid` then has a pixel for each (`Tiles.grid`).
         progress: called between batches with patches done, total, per second.
         cancel: asked between batches; True ends the run.
 
@@ -126,7 +128,7 @@ def predict_maps(
         raise BadInput(f"window must be one of {', '.join(WINDOWS)}, got {window!r}")
     clock, began = Clock(), time.perf_counter()
     todo = grid.remaining(into.rows_done)
-    ensemble = Ensemble(predictors, classes, extra, members)
+    ensemble = Ensemble(predictors, classes, extra, members, per_patch)
     stitcher = Stitcher(grid, WINDOWS[window], ensemble.channels(len(views)), into.rows_done)
     finish = _Finisher(stitcher, grid, wanted, into, clock)
     sight = _sight(ensemble, views, grid, wanted, window)

@@ -14,10 +14,11 @@ from concurrent.futures import Future
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath.values import Grid, Patch
+from digipath.values import Grid, Patch, Tiles
 
 Block = tuple[NDArray[np.uint8], NDArray[np.bool_] | None]
 SLABS = 4  # per block
+MOST_UNREADABLE = 0.1  # share of a tile
 PAGE_BYTES = 2**26  # past what malloc would keep for itself; untouched parts cost nothing
 
 ReadBlock = Callable[[int, int, int, int], Block]
@@ -161,6 +162,30 @@ class BlockReader:
                 self._pool.give_back(slabs.pop(slab[0])[0])
                 if not slabs:
                     del self._blocks[key]
+
+
+class TileReader:
+    """Reads the kept tiles of a slide by their (row, column), each exactly once; safe from several threads.
+
+    A tile of which more than a tenth cannot be read is not valid; in others the unreadable pixels are filled
+    as `BlockReader` does.
+    """
+
+    def __init__(self, read_block: ReadBlock, tiles: Tiles, *, rows_done: int = 0, block_px: int = 512) -> None:
+        self._tiles = tiles
+        starts = tiles.starts_px[tiles.cells[:, 0] >= rows_done]
+        grid = Grid(tiles.shape_px, (tiles.tile_px, tiles.tile_px), 1, starts, tiles.mpp)
+        self._blocks = BlockReader(read_block, grid, block_px)
+
+    def __call__(self, cell: tuple[int, ...]) -> Patch:
+        """The tile with its pixels (tile_px, tile_px, 3), as a patch of one pixel of the map at `cell`."""
+        start = (cell[0] * self._tiles.tile_px, cell[1] * self._tiles.tile_px)
+        patch = self._blocks(start)
+        if patch.valid is None:
+            return Patch(cell, patch.pixels)
+        rows, columns = (min(s + self._tiles.tile_px, n) - s for s, n in zip(start, self._tiles.shape_px, strict=True))
+        readable = patch.valid[:rows, :columns].mean() >= 1 - MOST_UNREADABLE
+        return Patch(cell, patch.pixels, None if readable else np.zeros((1, 1), np.bool_))
 
 
 class _Pool:
