@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from digipath.annotation import Labels, open_lesions
 from digipath.errors import ResolutionTooLow
-from digipath.planning import COARSEST
+from digipath.planning import COARSEST, is_crop
 from digipath.slide import Overview, open_slide
 from digipath.tissue import tissue_mask
 from digipath.training.manifest import TrainingCase
 from digipath.training.sampling import Box, Lattice, Places, Position, Sampling, find_places, find_rooms
 
-CROP_UM = 2000.0  # a flat image with shorter sides was cut out of tissue; on a slide glass is to be expected
 CELLS_PER_PATCH = 8  # along a patch's side; coarser on slides of more than so many cells:
 MOST_CELLS = 2**17
 MOST_FINE_CELLS = 2**20  # room for patches without lesion is sought pixel by pixel on slides up to 1024 × 1024
@@ -116,9 +115,7 @@ class CaseReader:
 
     def find_tissue(self, overview: Overview, sampling: Sampling) -> NDArray[np.bool_]:
         """(rows, columns) bool of the overview: tissue that can be read."""
-        longest_um = max(self.slide.size_l0) * self.slide.require_mpp()
-        everything = sampling.tissue == "all" or (self.flat and longest_um < CROP_UM)
-        method = "all" if everything else "auto"
+        method = "all" if sampling.tissue == "all" or is_crop(self.slide) else "auto"
         found = tissue_mask(overview.image, um_per_px=overview.mpp, failed=overview.failed, method=method)
         return found.mask if overview.failed is None else found.mask & ~overview.failed
 
