@@ -14,11 +14,13 @@ from typing import Any
 
 # The closed list of public names and where each lives; a test keeps it.
 _PUBLIC = {
+    "Grade": "digipath.result",
     "Segmentation": "digipath.result",
     "build": "digipath.nn",
     "burden": "digipath.tumour_burden",
     "evaluate": "digipath.evaluation",
     "fetch": "digipath.weights",
+    "grade": "digipath.grading",
     "list_results": "digipath.result",
     "list_weights": "digipath.weights",
     "load": "digipath.networks",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from digipath.errors import OutputUnwritable
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
@@ -61,6 +65,26 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON
         ValueError: it is none (RecursionError where it is nested absurdly deep); OSError: no file.
     """
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into one clear line; what was finished stays and resumes.
+
+    Raises:
+        OutputUnwritable: instead of the OSError of a write into `folder`.
+    """
+    try:
+        yield
+    except OSError as error:
+        cause = error.__cause__ if isinstance(error, OutputUnwritable) else error
+        if not isinstance(cause, OSError) or cause.errno not in DISK_ERRORS:
+            raise
+        remedy = "make room" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
+        raise OutputUnwritable(
+            f"{cause.strerror} while writing {folder}; {remedy} and run the same command again, "
+            "it goes on where it was"
+        ) from error
 
 
 def _whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -73,6 +73,10 @@ class ZarrMaps:
         write_json(self._checkpoint, saved)
         self.rows_done, self.coverage, self.tally = rows_done, coverage, tally
 
+    def codes(self) -> NDArray[np.uint8]:
+        """The whole `coverage` map (rows, columns), for maps that are known to be small."""
+        return np.asarray(self._finest["coverage"][0])
+
     def finish(self) -> None:
         """Build the lower resolution levels of every map."""
         for name in self._labels:

@@ -88,9 +88,11 @@ def published(
         BadInput: a patch that is no multiple of what the networks need, an unknown runtime or precision.
     """
     cards = tuple(member_cards(weights))
-    stain = _stain(cards)
+    if graders := [card.name for card in cards if card.output != "pixels"]:
+        raise BadInput(f"{graders[0]} answers for whole tiles, not for pixels; use it with `digipath grade`")
+    stain = common_stain(cards)
     for card in cards:
-        _check_stated_head(card)
+        check_stated_head(card)
     hashes = {card.name: verify(card) for card in cards}
     side = cards[0].patch if patch is None else patch
     multiple = math.lcm(*(int(card.record["input"].get("multiple", NETWORK_STRIDE_PX)) for card in cards))
@@ -154,7 +156,7 @@ def load(name: str) -> keras.Model:
         WeightsCorrupt: the file holds weights of another network.
         BadInput: not a network's card.
     """
-    return _network(load_card(name))
+    return network_of(load_card(name))
 
 
 def import_predictor(reference: str) -> Predictor:
@@ -173,7 +175,8 @@ def import_predictor(reference: str) -> Predictor:
     return found
 
 
-def _network(card: Card) -> keras.Model:
+def network_of(card: Card) -> keras.Model:
+    """The Keras model of a network's card; see `load`."""
     from digipath.nn import build  # here, because it imports Keras and its backend
 
     if card.record["kind"] != "network":
@@ -215,8 +218,8 @@ def _reason(error: Exception, file: Path) -> str:
     return " ".join(str(error).split()).removesuffix(f": {file}")[:LONGEST_REASON]
 
 
-def _check_stated_head(card: Card) -> None:
-    """What can be seen without Keras of whether network and card agree; `_network` sees the rest."""
+def check_stated_head(card: Card) -> None:
+    """What can be seen without Keras of whether network and card agree; `load` sees the rest. Raises BadCard."""
     config = card.record["network"]["config"]
     channels, activation = _head(card)
     _check_head(card, config.get("classes", channels), config.get("activation", activation))
@@ -241,8 +244,8 @@ def _head(card: Card) -> tuple[int, str]:
     return 1 if len(card.classes) == 2 and activation == "sigmoid" else len(card.classes), activation
 
 
-def _stain(cards: Sequence[Card]) -> StainReference | None:
-    """The reference that all cards name in `input.stain`."""
+def common_stain(cards: Sequence[Card]) -> StainReference | None:
+    """The reference that all cards name in `input.stain`. Raises BadCard where they differ or it is none."""
     records = [card.record["input"].get("stain") for card in cards]
     for card, record in zip(cards, records, strict=True):
         if record != records[0]:
@@ -257,12 +260,13 @@ def _stain(cards: Sequence[Card]) -> StainReference | None:
 
 def _load(cards: Sequence[Card], patch: int, choice: Choice, temperatures: Mapping[str, float]) -> list[Predictor]:
     with without_startup_notices():
-        return [_predictor(card, patch, choice, temperatures.get(card.name)) for card in cards]
+        return [predictor_of(card, patch, choice, temperatures.get(card.name)) for card in cards]
 
 
-def _predictor(card: Card, patch: int, choice: Choice, temperature: float | None) -> Predictor:
+def predictor_of(card: Card, patch: int, choice: Choice, temperature: float | None) -> Predictor:
+    """A network's card as a predictor for patches of one size. Raises what `load` raises."""
     scale, offset = card.record["input"]["scale"], card.record["input"]["offset"]
-    network = _network(card)
+    network = network_of(card)
     if temperature is not None:
         network = with_temperature(network, temperature)
     if choice.runtime == "keras":

@@ -15,7 +15,7 @@ from digipath.errors import BadInput, MissingResolution, NotFound, ResolutionToo
 from digipath.maps import MapArray
 from digipath.measure.lesions import find_lesions, metastases_of
 from digipath.measure.pn_stage import heatmap_features, size_category
-from digipath.result import Segmentation, open_result
+from digipath.result import Segmentation, open_segmentation
 
 SIZE_THRESHOLD = 0.5  # of the size rule, as in the report of a slide
 COARSEST = 2.0  # how much coarser than asked for maps may be
@@ -92,7 +92,7 @@ def open_node(given: Segmentation | str | Path) -> NodeMaps:
         path = Path(given)
         if path.suffix == ".npz" and not path.is_dir():
             return _of_arrays(path)
-        given = open_result(path)
+        given = open_segmentation(path)
     if given.mpp is None:
         raise MissingResolution(
             f"expected maps with µm per pixel, the slide stated none; segment it again with --mpp: {given.folder}"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -17,15 +14,15 @@ from digipath import networks as choose_networks
 from digipath.case import Case, file_identity
 from digipath.engine.adaptive import AdaptiveViews, chosen_views
 from digipath.engine.ensemble import map_names
-from digipath.engine.predict import Clock, predict_maps
+from digipath.engine.predict import predict_maps
 from digipath.engine.reader import BlockReader
-from digipath.errors import OutputUnwritable
-from digipath.files import write_json
+from digipath.files import disk_errors, write_json
 from digipath.maps import ZarrMaps
 from digipath.networks import Networks
 from digipath.planning import Plan, Settings, plan_slide
 from digipath.reporting import write_report
-from digipath.result import Segmentation, open_result
+from digipath.result import Segmentation, open_segmentation
+from digipath.run_record import heading, timings_s
 from digipath.slide import Slide, open_slide
 from digipath.stain import StainReference
 from digipath.values import Cancel, Predictor, Progress, ProgressCallback
@@ -36,7 +33,6 @@ OWNED = (
     "overlay.png",
 )  # fmt: skip
 BLOCK_PX = 256  # decoded at once, where the file has no tiles of its own
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 
 def segment(
@@ -115,13 +111,13 @@ def segment(
         planned = time.perf_counter() - began
         folder = Path(out) if out is not None else Path.cwd() / f"{source.path.stem}.digipath"
         identity = _identity(source, networks, plan, settings)
-        with _disk_errors(folder), Case(folder, "segment", identity, owned=OWNED, resume=resume) as case:
+        with disk_errors(folder), Case(folder, "segment", identity, owned=OWNED, resume=resume) as case:
             if not case.done:
                 record = _predict(source, plan, networks, settings, folder, progress=progress, cancel=cancel)
                 record["timings_s"]["tissue"] = round(planned, 3)
                 write_report(folder, source, plan.overview, networks.cards, record)
                 write_json(folder / "run.json", record)
-    return open_result(folder)
+    return open_segmentation(folder)
 
 
 def _identity(source: Slide, networks: Networks, plan: Plan, settings: Settings) -> dict[str, Any]:
@@ -175,7 +171,7 @@ def _predict(
     finishing = time.perf_counter()
     maps.finish()
     memory.trim()
-    timings = _timings(clock, load=loaded - began, pyramid=time.perf_counter() - finishing)
+    timings = timings_s(clock, load=loaded - began, pyramid=time.perf_counter() - finishing)
     adaptive = {"adaptive": views.record(maps.tally, networks.count)} if isinstance(views, AdaptiveViews) else {}
     return _record(source, plan, networks, settings, coverage=asdict(maps.coverage), **adaptive, timings_s=timings)
 
@@ -192,19 +188,11 @@ def _reader(source: Slide, plan: Plan, rows_done: int) -> BlockReader:
     return BlockReader(plan.reading(source), plan.grid.remaining(rows_done), side)
 
 
-def _timings(clock: Clock, **others: float) -> dict[str, float]:
-    stages = {name: getattr(clock, name) for name in ("reading", "network", "stitching", "writing", "wall")}
-    return {name: round(seconds, 3) for name, seconds in {**stages, **others}.items()}
-
-
 def _record(source: Slide, plan: Plan, networks: Networks, settings: Settings, **measured: Any) -> dict[str, Any]:  # noqa: ANN401
     """The run record, `run.json`."""
     grid = plan.grid
     return {
-        "verb": "segment",
-        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {name: version(name) for name in ("digipath", "keras", "openslide-python", "numpy", "zarr")}
-        | {"python": sys.version.split()[0]},
+        **heading("segment"),
         "slide": {key: value for key, value in source.describe().items() if key != "properties"},
         "weights": dict(networks.identity),
         "classes": list(networks.classes),
@@ -218,19 +206,3 @@ def _record(source: Slide, plan: Plan, networks: Networks, settings: Settings, *
         "pen_overview_px": dict(plan.pen_px),
         **measured,
     }
-
-
-@contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into one clear line; what was finished stays and resumes."""
-    try:
-        yield
-    except OSError as error:
-        cause = error.__cause__ if isinstance(error, OutputUnwritable) else error
-        if not isinstance(cause, OSError) or cause.errno not in DISK_ERRORS:
-            raise
-        remedy = "make room" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
-        raise OutputUnwritable(
-            f"{cause.strerror} while writing {folder}; {remedy} and run the same command again, "
-            "it goes on where it was"
-        ) from error

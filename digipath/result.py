@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from digipath.case import read_state
-from digipath.errors import NotFound
+from digipath.errors import BadInput, NotFound
 from digipath.files import read_json
 from digipath.maps import MEMBERS, MapArray, open_maps
+from digipath.measure.tile_grades import LEAST_CONFIDENCE, LEAST_SHARE, GradeReadout, read_grades
 from digipath.values import Coverage
+
+CASE_FILE = "case.json"  # of a case of several slides, each in a folder of its own beside it
 
 
 @dataclass(frozen=True)
@@ -85,22 +92,142 @@ class Segmentation:
         return tuple(self.run["classes"])
 
 
-def open_result(folder: str | Path) -> Segmentation:
-    """Open a case folder that a finished run wrote.
+@dataclass(frozen=True)
+class GradedSlide:
+    """What `grade` found on one slide, image or folder of tiles, read lazily from `folder`."""
+
+    folder: Path
+
+    @cached_property
+    def maps(self) -> dict[str, MapArray]:
+        """Every stored map by name, a pixel for each tile; `probability` is (rows, columns, classes)."""
+        return open_maps(self.folder)
+
+    @cached_property
+    def run(self) -> dict[str, Any]:
+        """The run record: versions, weights, settings, counts, timings."""
+        return read_json(self.folder / "run.json")
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """All readouts, as in `summary.json`."""
+        return read_json(self.folder / "summary.json")
+
+    @property
+    def slide_name(self) -> str:
+        """Of the file or folder that was graded."""
+        return Path(self.run["slide"]["path"]).name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Grades in rising order of malignancy."""
+        return tuple(self.run["classes"])
+
+    @property
+    def coverage(self) -> Coverage:
+        """The ledger in working pixels of tissue; excluded is what lies in no graded tile."""
+        return Coverage(**self.run["coverage"])
+
+    @cached_property
+    def tiles(self) -> list[dict[str, str]]:
+        """The rows of `tiles.csv`: every tile that was graded, in the order of the map."""
+        with (self.folder / "tiles.csv").open(encoding="utf-8", newline="") as stream:
+            return list(csv.DictReader(stream))
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """(n, C) of every tile that was graded."""
+        found = [[float(row[f"p {name}"]) for name in self.classes] for row in self.tiles]
+        return np.array(found, np.float32).reshape(-1, len(self.classes))
+
+    @property
+    def areas_mm2(self) -> NDArray[np.float64] | None:
+        """(n,) tissue in each of these tiles; None where the resolution is unknown."""
+        if self.run["settings"]["working_mpp"] is None:
+            return None
+        return np.array([float(row["tissue_mm2"]) for row in self.tiles])
+
+    def readout(self, *, least_share: float = LEAST_SHARE, least_confidence: float = LEAST_CONFIDENCE) -> GradeReadout:
+        """The grade of the slide in three ways, at any thresholds; see `digipath.measure.tile_grades`."""
+        return read_grades(
+            self.probabilities, self.classes, least_share=least_share, least_confidence=least_confidence,
+            areas_mm2=self.areas_mm2,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Grade:
+    """The grade of a case: of all its slides together, and of each.
+
+    Attributes:
+        slides: in the order given. folder: where the case is written; that of its only slide if it has one.
+    """
+
+    slides: tuple[GradedSlide, ...]
+    folder: Path
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Grades in rising order of malignancy."""
+        return self.slides[0].classes
+
+    @property
+    def complete(self) -> bool:
+        """True if every tile that was to be graded could be read."""
+        return all(slide.coverage.complete for slide in self.slides)
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """(n, C) of the tiles of all slides."""
+        return np.concatenate([slide.probabilities for slide in self.slides])
+
+    def readout(self, *, least_share: float = LEAST_SHARE, least_confidence: float = LEAST_CONFIDENCE) -> GradeReadout:
+        """The grade of the case in three ways: every tile of every slide counts alike."""
+        areas = [slide.areas_mm2 for slide in self.slides]
+        known = [area for area in areas if area is not None]
+        return read_grades(
+            self.probabilities, self.classes, least_share=least_share, least_confidence=least_confidence,
+            areas_mm2=np.concatenate(known) if len(known) == len(areas) else None,
+        )  # fmt: skip
+
+
+def open_result(folder: str | Path) -> Segmentation | Grade:
+    """Open a case folder that a finished run of `segment` or `grade` wrote.
 
     Raises:
         NotFound: no case there, or one that is not done (the message says its state).
     """
     folder = Path(folder)
+    if (folder / CASE_FILE).is_file():
+        slides = read_json(folder / CASE_FILE)["slides"]
+        return Grade(tuple(GradedSlide(_done(folder / slide["folder"])[0]) for slide in slides), folder)
+    found, verb = _done(folder)
+    return Grade((GradedSlide(found),), found) if verb == "grade" else Segmentation(found)
+
+
+def open_segmentation(folder: str | Path) -> Segmentation:
+    """Open the result of `segment`.
+
+    Raises:
+        NotFound: as `open_result`. BadInput: it is a result of another verb.
+    """
+    found = open_result(folder)
+    if not isinstance(found, Segmentation):
+        raise BadInput(f"expected the result of `digipath segment`, received that of `digipath grade`: {folder}")
+    return found
+
+
+def _done(folder: Path) -> tuple[Path, str]:
+    """A folder that holds a finished case, and the verb that wrote it."""
     state = read_state(folder)
     if state is None:
-        raise NotFound(f"no result in {folder}: expected a folder that `digipath segment` wrote")
+        raise NotFound(f"no result in {folder}: expected a folder that `digipath segment` or `grade` wrote")
     if state["state"] != "done":
         reason = state["reason"] or "not finished"
         raise NotFound(f"the result in {folder} is {state['state']} ({reason}); run it again")
     if missing := [name for name in ("run.json", "summary.json") if not (folder / name).is_file()]:
         raise NotFound(f"the result in {folder} lacks {missing[0]}; run it again")
-    return Segmentation(folder)
+    return folder, str(state.get("verb", "segment"))
 
 
 def list_results(root: str | Path) -> list[Path]:

@@ -23,7 +23,7 @@ from digipath.measure.burden import (
     tumour_burden,
 )
 from digipath.report import BurdenInput, BurdenRuleInput
-from digipath.result import Segmentation, open_result
+from digipath.result import Segmentation, open_segmentation
 from digipath.weights import load_card, member_cards
 
 LEVEL, THRESHOLD = 0.9, 0.5
@@ -75,7 +75,7 @@ def burden(
     Raises:
         NotFound: no finished result there. BadInput: a threshold outside (0, 1], or a level the card does not have.
     """
-    result = segmentation if isinstance(segmentation, Segmentation) else open_result(segmentation)
+    result = segmentation if isinstance(segmentation, Segmentation) else open_segmentation(segmentation)
     return burden_of(result.maps, result.run, threshold=threshold, level=level)
 
 

@@ -50,3 +50,14 @@ slow.patch = 256
 def broken(patches):
     """Answers outside [0, 1]."""
     return redness(patches) + 2
+
+
+def grader(tiles):
+    """(B, P, P, 3) uint8 → (B, 3): grade 2, 3 or 4 by how red a tile is on average, with a probability of 0.8."""
+    level = np.digitize(tiles[..., 0].mean(axis=(1, 2)), [150, 200])
+    return np.where(np.arange(3) == level[:, None], 0.8, 0.1).astype(np.float32)
+
+
+grader.patch = 256
+grader.classes = ("grade 2", "grade 3", "grade 4")
+grader.name = "fakes.grader"

@@ -28,14 +28,14 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
 def _burden(arguments: argparse.Namespace) -> int:
     from digipath.burden_files import write_burdens
     from digipath.errors import BadInput
-    from digipath.result import open_result
+    from digipath.result import open_segmentation
     from digipath.tumour_burden import burden, compare_burden
 
     if arguments.truth is not None and len(arguments.result) > 1:
         raise BadInput(f"--truth is of one slide, got {len(arguments.result)} results")
     if arguments.truth is None and arguments.truth_whole is not None:
         raise BadInput("--truth-whole needs --truth, the viable tumour, beside it")
-    results = [open_result(folder) for folder in arguments.result]
+    results = [open_segmentation(folder) for folder in arguments.result]
     found = [burden(result, threshold=arguments.threshold, level=arguments.level) for result in results]
     records = [{"result": str(result.folder), **one.to_record()} for result, one in zip(results, found, strict=True)]
     if arguments.truth is not None:

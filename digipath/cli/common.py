@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -57,16 +57,23 @@ def out_mpp(text: str) -> float | str:
 
 
 def network_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    from digipath.networks import import_predictor
     from digipath.weights import DEFAULT
 
     names = ("patch", "overlap", "views", "runtime", "precision")
     options = {name: getattr(arguments, name) for name in names}
-    if arguments.predictor:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does, for the user's own modules
-        options["predictors"] = [import_predictor(reference) for reference in arguments.predictor]
+    options["predictors"] = own_predictors(arguments.predictor)
     options["weights"] = arguments.weights or DEFAULT
     return options
+
+
+def own_predictors(references: Sequence[str] | None) -> list[Any] | None:
+    """What `--predictor` names, imported; None where it was not given."""
+    if not references:
+        return None
+    from digipath.networks import import_predictor
+
+    sys.path.insert(0, os.getcwd())  # as `python -m` does, for the user's own modules
+    return [import_predictor(reference) for reference in references]
 
 
 def print_result(value: object, as_json: bool, in_words: Callable[[], object]) -> int:

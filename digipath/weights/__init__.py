@@ -11,12 +11,14 @@ from digipath.weights.arrival import fetch, import_weights
 from digipath.weights.cards import (
     DEFAULT,
     DEFAULT_FOREST,
+    DEFAULT_GRADER,
     SCHEMA,
     cards_with_files,
     home,
     list_weights,
     load_card,
     member_cards,
+    members,
     show_weights,
 )
 from digipath.weights.integrity import sha256_of, verify, whereabouts
@@ -24,6 +26,7 @@ from digipath.weights.integrity import sha256_of, verify, whereabouts
 __all__ = [
     "DEFAULT",
     "DEFAULT_FOREST",
+    "DEFAULT_GRADER",
     "SCHEMA",
     "cards_with_files",
     "fetch",
@@ -32,6 +35,7 @@ __all__ = [
     "list_weights",
     "load_card",
     "member_cards",
+    "members",
     "sha256_of",
     "show_weights",
     "verify",

@@ -24,6 +24,7 @@ from digipath.values import Card
 
 DEFAULT = "lymphnode-ensemble-v1"
 DEFAULT_FOREST = "lymphnode-pn-forest-v1"
+DEFAULT_GRADER = "glioma-tiles-demo-v1"
 SCHEMA = "card.schema.json"
 
 

@@ -1,0 +1,168 @@
+"""`digipath grade` and `digipath tiles`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from digipath.cli.common import NOTICE, add_verb, own_predictors, progress
+
+if TYPE_CHECKING:
+    from digipath.result import Grade
+
+INCOMPLETE = 3
+
+
+def add_verbs(verbs: Any) -> None:  # noqa: ANN401
+    """Declare the verbs of this file."""
+    _add_grade(verbs)
+    _add_tiles(verbs)
+
+
+def _add_grade(verbs: Any) -> None:  # noqa: ANN401
+    verb = add_verb(
+        verbs, "grade", _grade, "grade glioma on H&E slides, tile by tile, with a map and a report",
+        "  digipath grade slide.svs --out results/slide\n"
+        "  digipath grade slide1.svs slide2.svs --out case    several slides of one case\n"
+        "  digipath grade tiles/ --mpp 0.5                    a folder of tile images\n"
+        "  digipath grade tile.png --mpp 0.5                  one image\n"
+        "  digipath grade slide.svs --weights mine/weights/NAME.json --views 4\n"
+        "  digipath grade slide.svs --least-share 0.1 --least-confidence 0.8   stricter: the highest grade present\n"
+        "  digipath grade slide.svs --predictor my_module:my_network\n",
+    )
+    verb.add_argument("slides", nargs="+", help="slides, images or folders of tiles of one case")
+    verb.add_argument("--out", metavar="FOLDER", help="where results go (default: ./<slide>.grade)")
+    networks = verb.add_mutually_exclusive_group()
+    networks.add_argument("--weights", metavar="NAME", help="see `digipath weights list`")
+    networks.add_argument(
+        "--predictor", action="append", metavar="MODULE:NAME",
+        help="your own callable (B, P, P, 3) uint8 → (B, C) that sums to 1; repeat for an ensemble",
+    )
+    _add_tile_options(verb)
+    verb.add_argument("--at-mpp", type=float, help="µm per pixel to run at (default: the network's)")
+    verb.add_argument("--views", type=int, default=1, metavar="1|2|4|8", help="symmetries to average over (default: 1)")
+    verb.add_argument("--stain", metavar="none|macenko|reinhard|FILE", help="bring the stain to a reference")
+    verb.add_argument(
+        "--least-share", type=float, default=0.05, metavar="SHARE",
+        help="the highest grade is that of at least this share of the tiles (default: 0.05) …",
+    )
+    verb.add_argument(
+        "--least-confidence", type=float, default=0.5, metavar="P",
+        help="… that are called it with at least this probability (default: 0.5)",
+    )
+    verb.add_argument("--gallery", type=int, default=3, metavar="N", help="tiles of each kind to show (default: 3)")
+    verb.add_argument("--no-calibration", action="store_true", help="leave the cards' temperatures out")
+    verb.add_argument("--keep-members", action="store_true", help="store each network's own map too")
+    verb.add_argument("--runtime", choices=("auto", "keras", "openvino"), default="auto")
+    verb.add_argument("--precision", choices=("auto", "f32", "bf16"), default="auto")
+    verb.add_argument("--no-resume", action="store_true", help="start afresh, removing earlier results in FOLDER")
+    verb.add_argument("--json", action="store_true", help="print the readouts as JSON")
+
+
+def _add_tile_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--mpp", type=float, help="µm per level-0 pixel, overrides the slide's own")
+    verb.add_argument("--tile", type=int, metavar="PX", help="side of a tile (default: the network's; 1024)")
+    verb.add_argument("--least-tissue", type=float, metavar="SHARE", help="tissue that a tile must hold (default: 0.9)")
+    verb.add_argument("--tissue", metavar="auto|all|white-tiles|FILE", help="where tissue is (default: detected)")
+
+
+def _grade(arguments: argparse.Namespace) -> int:
+    from digipath.grading import grade
+    from digipath.weights import DEFAULT_GRADER
+
+    with progress(arguments.json) as show:
+        result = grade(
+            arguments.slides,
+            weights=arguments.weights or DEFAULT_GRADER,
+            out=arguments.out,
+            views=arguments.views,
+            mpp=arguments.mpp,
+            at_mpp=arguments.at_mpp,
+            tile=arguments.tile,
+            least_tissue=arguments.least_tissue,
+            tissue=arguments.tissue,
+            stain=arguments.stain,
+            least_share=arguments.least_share,
+            least_confidence=arguments.least_confidence,
+            gallery=arguments.gallery,
+            calibrated=not arguments.no_calibration,
+            keep_members=arguments.keep_members,
+            predictors=own_predictors(arguments.predictor),
+            runtime=arguments.runtime,
+            precision=arguments.precision,
+            resume=not arguments.no_resume,
+            progress=show,
+        )
+    if arguments.json:
+        slides = [{"folder": str(slide.folder), **slide.summary} for slide in result.slides]
+        print(json.dumps({"folder": str(result.folder), "slides": slides}, indent=2, ensure_ascii=False))
+    else:
+        _tell(result, arguments.least_share, arguments.least_confidence)
+    return 0 if result.complete else INCOMPLETE
+
+
+def _tell(result: Grade, least_share: float, least_confidence: float) -> None:
+    for slide in result.slides:
+        if len(result.slides) > 1:
+            print(f"{slide.slide_name}:")
+        _tell_readout(slide.summary)
+        for note in slide.summary["notes"]:
+            print(note)
+    if len(result.slides) > 1:
+        print("all slides together:")
+        _tell_readout(result.readout(least_share=least_share, least_confidence=least_confidence).to_record())
+    page = "report.html" if len(result.slides) == 1 else "case.html"
+    print(f"report: {result.folder / page}")
+    print(NOTICE)
+
+
+def _tell_readout(read: dict[str, Any]) -> None:
+    if not read["tiles"]:
+        return
+    for name, share in read["shares"].items():
+        area = "" if read["areas_mm2"] is None else f", {read['areas_mm2'][name]:.2f} mm²"
+        mean = read["probabilities"][name]
+        print(f"  {name:12} {share:6.1%} of {read['tiles']} tiles{area}, mean probability {mean:.3f}")
+    highest = read["highest_grade"] or "none reaches both thresholds"
+    print(f"  mean vote: {read['mean_grade']}; majority vote: {read['majority_grade']}; highest grade: {highest}")
+    print(f"  (highest: at least {read['least_share']:.0%} of the tiles, each with p ≥ {read['least_confidence']:g})")
+
+
+def _add_tiles(verbs: Any) -> None:  # noqa: ANN401
+    verb = add_verb(
+        verbs, "tiles", _tiles, "write the tiles of a slide as images, with a table of where they lie",
+        "  digipath tiles slide.svs --out tiles\n"
+        "  digipath tiles slide.svs --at-mpp 0.25 --tile 512 --tissue white-tiles --least-tissue 0.25\n"
+        "  digipath tiles slide.svs --format none          the table alone\n",
+    )
+    verb.add_argument("slide", help="a whole-slide image, or a JPEG, PNG or TIFF with --mpp")
+    verb.add_argument("--out", metavar="FOLDER", help="where tiles go (default: ./<slide>.tiles)")
+    _add_tile_options(verb)
+    verb.add_argument("--at-mpp", type=float, default=0.5, help="µm per pixel of the tiles (default: 0.5, 20×)")
+    verb.add_argument("--format", choices=("png", "jpg", "none"), default="png", help="of the images (default: png)")
+    verb.add_argument("--json", action="store_true", help="print folder and number of tiles as JSON")
+
+
+def _tiles(arguments: argparse.Namespace) -> int:
+    from digipath.tile_export import export_tiles
+    from digipath.tiling import LEAST_TISSUE, TILE_PX, TileRule
+
+    rule = TileRule(
+        arguments.at_mpp, arguments.tile or TILE_PX, arguments.least_tissue or LEAST_TISSUE, arguments.tissue or "auto"
+    )
+    out = arguments.out or f"{Path(arguments.slide).stem}.tiles"
+    image_format = None if arguments.format == "none" else arguments.format
+    with progress(arguments.json) as show:
+        table = export_tiles(
+            arguments.slide, out, rule, mpp=arguments.mpp, image_format=image_format, progress=show
+        )
+    count = table.read_text(encoding="utf-8").count("\n") - 1
+    if arguments.json:
+        print(json.dumps({"table": str(table), "tiles": count}))
+    elif count:
+        print(f"{count} tiles, listed in {table}")
+    else:
+        print(f"no tile holds {rule.least_tissue:.0%} tissue; {table} lists none")
+    return 0

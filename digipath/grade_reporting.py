@@ -1,0 +1,252 @@
+"""Grades of tiles in a case folder → table, readouts, map, outlines, gallery and report."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath.files import made_folder, write_atomically, write_json
+from digipath.maps import open_maps
+from digipath.measure.tile_grades import (
+    GradeReadout,
+    called,
+    most_and_least_certain,
+    read_grades,
+    share_at_confidence,
+)
+from digipath.report import (
+    NOTICE,
+    CaseGradeInput,
+    GalleryInput,
+    GradeInput,
+    ReadoutInput,
+    TileFrame,
+    TileLedger,
+    TilePicture,
+    case_grade_page,
+    grade_geojson,
+    grade_overlay,
+    grade_page,
+)
+from digipath.result import CASE_FILE, Grade, GradedSlide
+from digipath.tile_explanations import Explainer, explainer_of
+from digipath.tile_frames import FolderFrame, Frame, SlideFrame
+from digipath.tile_networks import Graders
+from digipath.values import PREDICTED
+
+OWNED = (
+    "checkpoint.json", "maps.zarr", "run.json", "summary.json", "tiles.csv", "grade.geojson", "grade_map.png",
+    "report.html",
+)  # fmt: skip
+UNCERTAINTY = ("aleatoric", "epistemic")
+CONFIDENCES = tuple(round(0.02 * step, 2) for step in range(51))
+LISTED = 200  # tiles of a folder in its page
+CASE_RULE = "Every tile of every slide counts alike."
+
+
+def write_grade_report(folder: Path, frame: Frame, graders: Graders, record: Mapping[str, Any]) -> None:
+    """Write tiles.csv, summary.json and report.html from the maps in `folder`; of slides also the map and its outlines."""
+    maps = {name: stored[:].astype(np.float32) for name, stored in open_maps(folder).items()}
+    codes = maps["coverage"].astype(np.uint8)
+    graded = codes == PREDICTED
+    cells, probabilities = np.argwhere(graded), maps["probability"][graded]
+    areas_mm2 = _areas_mm2(frame, graded)
+    reading = record["reading"]
+    readout = read_grades(
+        probabilities,
+        record["classes"],
+        least_share=reading["least_share"],
+        least_confidence=reading["least_confidence"],
+        areas_mm2=areas_mm2,
+    )
+    uncertainty = {name: maps[name].mean(axis=-1) for name in UNCERTAINTY if name in maps}
+    write_atomically(folder / "tiles.csv", _table(frame, record["classes"], cells, probabilities, uncertainty))
+    notes = [*record["notes"], *_notes(frame, record, len(cells))]
+    write_json(folder / "summary.json", {
+        "notice": NOTICE, **readout.to_record(), "tile_counts": record["tiles"], "notes": notes,
+    })  # fmt: skip
+    given = GradeInput(
+        slide=frame.name,
+        classes=record["classes"],
+        readout=readout_input(readout, probabilities),
+        tiles=_ledger(frame, record),
+        gallery=_gallery(frame, graders, cells, probabilities, count=reading["gallery"]),
+        uncertainty=uncertainty,
+        notes=notes,
+        run=record,
+        cards=[card.record for card in graders.cards],
+        **_on_slide(frame, maps["probability"], codes),
+        **_in_folder(frame, cells, probabilities),
+    )
+    if isinstance(frame, SlideFrame):
+        _write_map(folder, frame, given)
+    write_atomically(folder / "report.html", grade_page(given))
+
+
+def readout_input(readout: GradeReadout, probabilities: NDArray[np.floating]) -> ReadoutInput | None:
+    """A readout as pages show it, with the shares of tiles at every confidence; None without any tile."""
+    if readout.mean_grade is None or readout.majority_grade is None:
+        return None
+    return ReadoutInput(
+        mean_probabilities=list(readout.probabilities.values()),
+        mean_grade=readout.mean_grade,
+        vote_shares=list(readout.shares.values()),
+        majority_grade=readout.majority_grade,
+        highest_grade=readout.highest_grade,
+        least_share=readout.least_share,
+        confidence=readout.least_confidence,
+        areas_mm2=None if readout.areas_mm2 is None else list(readout.areas_mm2.values()),
+        confidences=CONFIDENCES,
+        shares_at=share_at_confidence(probabilities, CONFIDENCES).T.tolist(),
+    )
+
+
+def write_case_report(case: Grade, *, least_share: float, least_confidence: float) -> None:
+    """Write case.json and case.html beside the folders of the case's slides."""
+    readout = case.readout(least_share=least_share, least_confidence=least_confidence)
+    slides = [_of_slide(slide, least_share, least_confidence) for slide in case.slides]
+    folder, first = made_folder(case.folder), case.slides[0]
+    page = CaseGradeInput(
+        case=folder.name,
+        classes=case.classes,
+        slides=slides,
+        readout=readout_input(readout, case.probabilities),
+        rule=CASE_RULE,
+        run={**first.run, "slide": {}, "timings_s": {}},
+    )
+    write_atomically(folder / "case.html", case_grade_page(page))
+    listed = [{"name": slide.slide_name, "folder": slide.folder.name} for slide in case.slides]
+    write_json(folder / CASE_FILE, {"notice": NOTICE, **readout.to_record(), "rule": CASE_RULE, "slides": listed})
+
+
+def _of_slide(slide: GradedSlide, least_share: float, least_confidence: float) -> GradeInput:
+    """What the page of a case shows of one slide."""
+    readout = slide.readout(least_share=least_share, least_confidence=least_confidence)
+    counts, least = slide.run["tiles"], slide.run["settings"]["least_tissue"]
+    return GradeInput(
+        slide=slide.slide_name,
+        classes=slide.classes,
+        readout=readout_input(readout, slide.probabilities),
+        tiles=TileLedger(counts["graded"], counts["left_out"], counts["unreadable"], least),
+        notes=slide.summary["notes"],
+        run=slide.run,
+    )
+
+
+def _areas_mm2(frame: Frame, graded: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+    """Tissue in each graded tile; None where the resolution is unknown."""
+    mpp = frame.tiles.mpp
+    return None if mpp is None else np.asarray(frame.tiles.tissue_px[graded] * mpp**2 / 1e6, np.float64)
+
+
+def _table(
+    frame: Frame,
+    classes: Sequence[str],
+    cells: NDArray[np.int64],
+    probabilities: NDArray[np.floating],
+    uncertainty: Mapping[str, NDArray[np.floating]],
+) -> str:
+    """All graded tiles as CSV, in the order of the map."""
+    names = [classes[grade] for grade in called(probabilities)]
+    areas = _areas_mm2(frame, np.ones_like(frame.tiles.kept))
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    place = list(frame.place((0, 0)))
+    rows.writerow(["row", "column", *place, "tissue_share", "tissue_mm2", "grade", *(f"p {name}" for name in classes),
+                   *uncertainty])  # fmt: skip
+    for number, (row, column) in enumerate(cells.tolist()):
+        flat = row * frame.tiles.kept.shape[1] + column
+        rows.writerow([
+            row, column, *frame.place((row, column)).values(), f"{frame.tiles.share[row, column]:.4f}",
+            "" if areas is None else f"{areas[flat]:.8g}", names[number],
+            *(f"{value:.6g}" for value in probabilities[number]),
+            *(f"{values[row, column]:.6g}" for values in uncertainty.values()),
+        ])  # fmt: skip
+    return text.getvalue()
+
+
+def _notes(frame: Frame, record: Mapping[str, Any], graded: int) -> list[str]:
+    """What kept tiles from being graded, where it matters."""
+    counts, least = record["tiles"], record["settings"]["least_tissue"]
+    if graded:
+        return []
+    if counts["unreadable"]:
+        return [f"None of {counts['unreadable']} tiles could be read: no grade."]
+    if counts["left_out"]:
+        return [f"No tile holds {least:.0%} tissue: no grade. A lower --least-tissue or smaller --tile keeps more."]
+    return ["No tissue was found: no grade. --tissue all takes the whole slide."]
+
+
+def _ledger(frame: Frame, record: Mapping[str, Any]) -> TileLedger:
+    counts, mpp = record["tiles"], frame.tiles.mpp
+    tile_mm2 = None if mpp is None else (frame.tiles.tile_px * mpp) ** 2 / 1e6
+    return TileLedger(
+        counts["graded"], counts["left_out"], counts["unreadable"], record["settings"]["least_tissue"], tile_mm2
+    )
+
+
+def _gallery(
+    frame: Frame, graders: Graders, cells: NDArray[np.int64], probabilities: NDArray[np.floating], *, count: int
+) -> list[GalleryInput]:
+    """The most and the least certain tiles of each grade, with what the network looked at."""
+    if not count or not len(cells):
+        return []
+    explain = explainer_of(graders)
+    found = []
+    for index, both in enumerate(most_and_least_certain(probabilities, count)):
+        for certain, chosen in zip((True, False), both, strict=True):
+            tiles = [_picture(frame, explain, cells[at], probabilities[at], index) for at in chosen.tolist()]
+            if tiles:
+                found.append(GalleryInput(graders.classes[index], certain, tiles))
+    return found
+
+
+def _picture(
+    frame: Frame, explain: Explainer | None, cell: NDArray[np.int64], probabilities: NDArray[np.floating], grade: int
+) -> TilePicture:
+    at = (int(cell[0]), int(cell[1]))
+    pixels = frame.tile(at)
+    place = frame.place(at).get("image", f"row {at[0]}, column {at[1]}")
+    heat = None if explain is None else explain(pixels, grade)
+    return TilePicture(pixels, probabilities.tolist(), str(place), heat)
+
+
+def _on_slide(frame: Frame, probability: NDArray[np.floating], codes: NDArray[np.uint8]) -> dict[str, Any]:
+    """What a page needs to lay tiles over a slide."""
+    if not isinstance(frame, SlideFrame):
+        return {}
+    overview = frame.plan.overview
+    geometry = TileFrame(frame.tiles.tile_px * frame.l0_per_px, overview.downsample, overview.mpp)
+    masked = np.where((codes == PREDICTED)[..., None], probability, np.nan)
+    return {"overview": overview.image, "probabilities": masked, "coverage": codes, "frame": geometry}
+
+
+def _in_folder(frame: Frame, cells: NDArray[np.int64], probabilities: NDArray[np.floating]) -> dict[str, Any]:
+    """The answers for the images of a folder, by name."""
+    if not isinstance(frame, FolderFrame):
+        return {}
+    names = {frame.images[row].name: probabilities[at].tolist() for at, (row, _) in enumerate(cells[:LISTED].tolist())}
+    return {"tile_names": names}
+
+
+def _write_map(folder: Path, frame: SlideFrame, given: GradeInput) -> None:
+    """The map as a picture, and its tiles for QuPath."""
+    if given.probabilities is None or given.overview is None or given.coverage is None or given.frame is None:
+        return
+    picture = grade_overlay(
+        given.overview, given.probabilities, given.coverage, frame=given.frame, classes=given.classes
+    )
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    write_atomically(folder / "grade_map.png", stream.getvalue())
+    outlines = grade_geojson(
+        given.probabilities, side_l0=given.frame.side_l0, classes=given.classes, tissue_share=frame.tiles.share,
+        uncertainty=given.uncertainty,
+    )  # fmt: skip
+    write_json(folder / "grade.geojson", outlines, indent=None)

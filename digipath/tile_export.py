@@ -1,0 +1,93 @@
+"""The tiles of a slide as image files with a table: only on request, since everything else streams them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from digipath.errors import BadInput, Cancelled
+from digipath.files import disk_errors, made_folder, write_atomically
+from digipath.stain import StainReference
+from digipath.tile_frames import SlideFrame, open_frame
+from digipath.tiling import TileRule
+from digipath.values import Cancel, Progress, ProgressCallback
+
+MANIFEST = "tiles.csv"
+FORMATS = {"png": ("PNG", {}), "jpg": ("JPEG", {"quality": 95, "subsampling": 0})}
+READERS = 2
+
+
+def export_tiles(
+    slide: str | Path,
+    out: str | Path,
+    rule: TileRule,
+    *,
+    mpp: float | None = None,
+    stain: StainReference | None = None,
+    image_format: str | None = "png",
+    progress: ProgressCallback | None = None,
+    cancel: Cancel | None = None,
+) -> Path:
+    """Write the kept tiles of a slide into `out` and list them in its tiles.csv, which comes last.
+
+    Args:
+        rule: which tiles. mpp: µm per level-0 pixel, overrides the slide's own.
+        image_format: "png", "jpg" (quality 95, no subsampling), or None for the table alone.
+
+    Returns:
+        The table: file, slide, row, column, x_l0, y_l0, side_l0, mpp, tissue_share, unreadable (1: no image).
+
+    Raises:
+        BadInput: an unknown format, a folder instead of a slide; Cancelled; and what opening a slide raises.
+    """
+    if image_format is not None and image_format not in FORMATS:
+        raise BadInput(f"expected tiles as {' or '.join(FORMATS)}, got {image_format!r}")
+    folder = made_folder(Path(out))
+    with open_frame(slide, rule, mpp=mpp, stain=stain) as frame, disk_errors(folder):
+        if not isinstance(frame, SlideFrame):
+            raise BadInput(f"expected a slide to cut into tiles, received a folder: {slide}")
+        rows = list(_rows(frame, folder, image_format, progress, cancel))
+        text = io.StringIO()
+        table = csv.DictWriter(text, rows[0] if rows else ["file"], lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+        write_atomically(folder / MANIFEST, text.getvalue())
+    return folder / MANIFEST
+
+
+def _rows(
+    frame: SlideFrame, folder: Path, image_format: str | None, progress: ProgressCallback | None, cancel: Cancel | None
+) -> Iterator[dict[str, object]]:
+    """Write each tile and tell where it came from, in the order of the slide."""
+    cells = [(int(row), int(column)) for row, column in frame.tiles.cells]
+    read, began = frame.reader(), time.perf_counter()
+
+    def write(cell: tuple[int, int]) -> tuple[str, bool]:
+        if image_format is None:
+            return "", True
+        patch = read(cell)
+        name = f"{frame.source.path.stem}_r{cell[0]:04}_c{cell[1]:04}.{image_format}"
+        if patch.valid is not None:
+            return "", False
+        kind, options = FORMATS[image_format]
+        stream = io.BytesIO()
+        Image.fromarray(patch.pixels).save(stream, kind, **options)  # type: ignore[arg-type]
+        write_atomically(folder / name, stream.getvalue())
+        return name, True
+
+    with ThreadPoolExecutor(READERS) as pool:
+        for done, (cell, (name, readable)) in enumerate(zip(cells, pool.map(write, cells), strict=True), 1):
+            if progress is not None:
+                progress(Progress(done, len(cells), done / max(time.perf_counter() - began, 1e-9), "tiles"))
+            if cancel is not None and cancel():
+                pool.shutdown(cancel_futures=True)
+                raise Cancelled(f"stopped after {done} of {len(cells)} tiles; {MANIFEST} was not written")
+            where = {"row": cell[0], "column": cell[1], **frame.place(cell), "mpp": frame.tiles.mpp}
+            share = f"{frame.tiles.share[cell]:.4f}"
+            yield {"file": name, "slide": frame.name, **where, "tissue_share": share, "unreadable": int(not readable)}

@@ -1,0 +1,192 @@
+"""What is graded: a slide cut into tiles, or a folder whose images are tiles; either as a map with a pixel a tile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath.case import file_identity
+from digipath.engine.reader import padded
+from digipath.errors import BadInput
+from digipath.planning import working_mpp
+from digipath.slide import Slide, open_slide
+from digipath.stain import StainReference
+from digipath.tiling import TilePlan, TileRule, plan_tiles
+from digipath.values import Patch, ReadPatch, Tiles
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+LARGEST = 1.5  # times a tile's side; a larger image is a slide of its own
+
+
+@dataclass(frozen=True)
+class SlideFrame:
+    """The tiles of one slide."""
+
+    source: Slide
+    plan: TilePlan
+
+    @property
+    def name(self) -> str:
+        """The slide's file name."""
+        return self.source.path.name
+
+    @property
+    def tiles(self) -> Tiles:
+        """Where the tiles lie, and which have enough tissue."""
+        return self.plan.tiles
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """For the user."""
+        return self.plan.notes
+
+    @property
+    def l0_per_px(self) -> float:
+        """Level-0 pixels per working pixel."""
+        return 1.0 if self.plan.read_mpp is None else self.plan.read_mpp / self.source.require_mpp()
+
+    def reader(self, rows_done: int = 0) -> ReadPatch:
+        """Tiles by their (row, column), each read once, from row `rows_done` on."""
+        return self.plan.reader(self.source, rows_done)
+
+    def tile(self, cell: tuple[int, int]) -> NDArray[np.uint8]:
+        """(tile_px, tile_px, 3) one tile by itself, to look at."""
+        side, (height, width) = self.tiles.tile_px, self.tiles.shape_px
+        row, column = cell[0] * side, cell[1] * side
+        pixels, _ = self.plan.reading(self.source)(row, column, min(side, height - row), min(side, width - column))
+        return padded(Patch(cell, pixels), (side, side)).pixels  # type: ignore[return-value]
+
+    def place(self, cell: tuple[int, int]) -> dict[str, Any]:
+        """Where a tile is, as tables write it."""
+        side_l0 = self.tiles.tile_px * self.l0_per_px
+        x_l0, y_l0 = (round(index * side_l0, 2) for index in reversed(cell))
+        return {"x_l0": x_l0, "y_l0": y_l0, "side_l0": round(side_l0, 2)}
+
+    def identity(self) -> dict[str, Any]:
+        """What grades depend on."""
+        hashed = {"openslide_hash": self.source.properties.get("openslide.quickhash-1")}
+        return file_identity(self.source.path) | {"mpp": self.source.mpp} | hashed
+
+    def record(self) -> dict[str, Any]:
+        """For the run record."""
+        return {key: value for key, value in self.source.describe().items() if key != "properties"}
+
+
+@dataclass(frozen=True)
+class FolderFrame:
+    """Images that are one tile each, one below the other; smaller ones are completed by their mirror image.
+
+    mpp: µm per pixel of all images, None where they state it. read_mpp: at which they are read.
+    """
+
+    folder: Path
+    images: tuple[Path, ...]
+    tiles: Tiles
+    mpp: float | None
+    read_mpp: float | None
+    notes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
+
+    def reader(self, rows_done: int = 0) -> ReadPatch:
+        """Tiles by their (row, column), each read once, from row `rows_done` on."""
+        return lambda cell: Patch(cell, self.tile((cell[0], 0)))
+
+    def tile(self, cell: tuple[int, int]) -> NDArray[np.uint8]:
+        """(tile_px, tile_px, 3) one tile by itself, to look at."""
+        with open_slide(self.images[cell[0]], mpp=self.mpp) as image:
+            (rows, columns), side = image.working_size_px(self.read_mpp), self.tiles.tile_px
+            row, column = (max(0, (size - side) // 2) for size in (rows, columns))
+            pixels, _ = image.read_block(row, column, min(rows, side), min(columns, side), mpp=self.read_mpp)
+        return padded(Patch(cell, pixels), (side, side)).pixels  # type: ignore[return-value]
+
+    def place(self, cell: tuple[int, int]) -> dict[str, Any]:
+        """Where a tile is, as tables write it."""
+        return {"image": self.images[cell[0]].name}
+
+    def identity(self) -> dict[str, Any]:
+        """What grades depend on."""
+        return {"images": [file_identity(image) for image in self.images], "mpp": self.mpp}
+
+    def record(self) -> dict[str, Any]:
+        """For the run record."""
+        return {"path": str(self.folder), "images": len(self.images), "mpp": self.mpp}
+
+
+Frame = SlideFrame | FolderFrame
+
+
+@contextmanager
+def open_frame(
+    path: str | Path,
+    rule: TileRule,
+    *,
+    mpp: float | None = None,
+    at_mpp: float | None = None,
+    stain: StainReference | None = None,
+) -> Iterator[Frame]:
+    """The tiles of a slide, an image or a folder of tile images; closed when the block ends.
+
+    Raises:
+        BadInput: a folder without images, with images much larger than a tile, or one that is to be stained.
+        MissingResolution, ResolutionTooLow, SlideNotFound, SlideUnreadable, BadAnnotation.
+    """
+    path = Path(path)
+    with ExitStack() as stack:
+        if path.is_dir():
+            if stain is not None:
+                raise BadInput(f"a stain is fitted on a slide, not on a folder of tiles; run with --stain none: {path}")
+            yield _folder_frame(path, rule, mpp, at_mpp)
+        else:
+            source = stack.enter_context(open_slide(path, mpp=mpp))
+            yield SlideFrame(source, plan_tiles(source, rule, at_mpp=at_mpp, stain=stain))
+
+
+def images_in(folder: Path) -> list[Path]:
+    """JPEG, PNG and TIFF images of a folder in alphabetical order. Raises BadInput where there are none."""
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise BadInput(f"expected tiles ({', '.join(IMAGE_SUFFIXES)}), found none in {folder}")
+    return found
+
+
+def _folder_frame(folder: Path, rule: TileRule, mpp: float | None, at_mpp: float | None) -> FolderFrame:
+    rule.check()
+    images, side = images_in(folder), rule.tile_px
+    sizes = [_size(image, rule, mpp, at_mpp) for image in images]
+    share = np.array([[min(rows, side) * min(columns, side) / side**2] for rows, columns in sizes], np.float32)
+    asked = rule.mpp if at_mpp is None else at_mpp
+    tiles = Tiles((len(images) * side, side), side, share, np.ones(share.shape, bool), asked or mpp)
+    return FolderFrame(folder, tuple(images), tiles, mpp, asked, _size_notes(sizes, side))
+
+
+def _size(path: Path, rule: TileRule, mpp: float | None, at_mpp: float | None) -> tuple[int, int]:
+    """(rows, columns) of an image at the working resolution."""
+    with open_slide(path, mpp=mpp) as image:
+        size = image.working_size_px(working_mpp(image, rule.mpp, at_mpp)[0])
+    if max(size) > LARGEST * rule.tile_px:
+        raise BadInput(
+            f"expected tiles of about {rule.tile_px} px in a folder, received an image of {size[1]} × {size[0]} px; "
+            f"grade it by itself, as a slide: {path}"
+        )
+    return size
+
+
+def _size_notes(sizes: Sequence[tuple[int, int]], side: int) -> tuple[str, ...]:
+    small = sum(min(size) < side for size in sizes)
+    large = sum(max(size) > side for size in sizes)
+    notes, among = [], f"of {len(sizes)} images"
+    if small:
+        notes.append(f"{small} {among} are smaller than a tile of {side} px and completed by their mirror image.")
+    if large:
+        notes.append(f"Of {large} {among}, larger than a tile of {side} px, only the middle is graded.")
+    return tuple(notes)
