@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath.files import made_folder, write_atomically, write_json
-from digipath.maps import open_maps
+from digipath.maps import ATTENTION, open_maps
 from digipath.measure.tile_grades import (
     GradeReadout,
     called,
@@ -22,6 +22,7 @@ from digipath.measure.tile_grades import (
 )
 from digipath.report import (
     NOTICE,
+    BagInput,
     CaseGradeInput,
     GalleryInput,
     GradeInput,
@@ -35,23 +36,32 @@ from digipath.report import (
     grade_page,
 )
 from digipath.result import CASE_FILE, Grade, GradedSlide
-from digipath.tile_explanations import Explainer, explainer_of
+from digipath.tile_explanations import Explainer
 from digipath.tile_frames import FolderFrame, Frame, SlideFrame
-from digipath.tile_networks import Graders
-from digipath.values import PREDICTED
+from digipath.values import PREDICTED, Card
 
 OWNED = (
-    "checkpoint.json", "maps.zarr", "run.json", "summary.json", "tiles.csv", "grade.geojson", "grade_map.png",
-    "report.html",
+    "checkpoint.json", "maps.zarr", "run.json", "summary.json", "tiles.csv", "report.html",
 )  # fmt: skip
+OF_SLIDES = ("grade_map.png", "grade.geojson")
 UNCERTAINTY = ("aleatoric", "epistemic")
 CONFIDENCES = tuple(round(0.02 * step, 2) for step in range(51))
 LISTED = 200  # tiles of a folder in its page
 CASE_RULE = "Every tile of every slide counts alike."
 
 
-def write_grade_report(folder: Path, frame: Frame, graders: Graders, record: Mapping[str, Any]) -> None:
-    """Write tiles.csv, summary.json and report.html from the maps in `folder`; of slides also the map and its outlines."""
+def write_grade_report(
+    folder: Path,
+    frame: Frame,
+    record: Mapping[str, Any],
+    cards: Sequence[Card],
+    explainer: Callable[[], Explainer | None] = lambda: None,
+) -> None:
+    """Write tiles.csv, summary.json and report.html from the maps in `folder`; of slides also the map and its outlines.
+
+    Args:
+        explainer: makes what shows where in a tile a network looked; asked only where tiles are shown.
+    """
     maps = {name: stored[:].astype(np.float32) for name, stored in open_maps(folder).items()}
     codes = maps["coverage"].astype(np.uint8)
     graded = codes == PREDICTED
@@ -69,18 +79,21 @@ def write_grade_report(folder: Path, frame: Frame, graders: Graders, record: Map
     write_atomically(folder / "tiles.csv", _table(frame, record["classes"], cells, probabilities, uncertainty))
     notes = [*record["notes"], *_notes(frame, record, len(cells))]
     write_json(folder / "summary.json", {
-        "notice": NOTICE, **readout.to_record(), "tile_counts": record["tiles"], "notes": notes,
+        "notice": NOTICE, **readout.to_record(), "bags": record.get("bags"), "tile_counts": record["tiles"],
+        "notes": notes,
     })  # fmt: skip
     given = GradeInput(
         slide=frame.name,
         classes=record["classes"],
         readout=readout_input(readout, probabilities),
         tiles=_ledger(frame, record),
-        gallery=_gallery(frame, graders, cells, probabilities, count=reading["gallery"]),
+        gallery=_gallery(frame, record["classes"], cells, probabilities, count=reading["gallery"], explainer=explainer),
         uncertainty=uncertainty,
         notes=notes,
         run=record,
-        cards=[card.record for card in graders.cards],
+        cards=[card.record for card in cards],
+        bags=_bags(record.get("bags")),
+        attention=_attention(maps.get(ATTENTION), graded),
         **_on_slide(frame, maps["probability"], codes),
         **_in_folder(frame, cells, probabilities),
     )
@@ -103,7 +116,7 @@ def readout_input(readout: GradeReadout, probabilities: NDArray[np.floating]) ->
         confidence=readout.least_confidence,
         areas_mm2=None if readout.areas_mm2 is None else list(readout.areas_mm2.values()),
         confidences=CONFIDENCES,
-        shares_at=share_at_confidence(probabilities, CONFIDENCES).T.tolist(),
+        shares_at=share_at_confidence(probabilities, CONFIDENCES).tolist(),
     )
 
 
@@ -191,19 +204,44 @@ def _ledger(frame: Frame, record: Mapping[str, Any]) -> TileLedger:
     )
 
 
+def _bags(record: Mapping[str, Any] | None) -> BagInput | None:
+    """What networks say that see many tiles at once; None where there were none, or no tile for them."""
+    if record is None or record["grade"] is None:
+        return None
+    members = record["members"]
+    return BagInput(
+        grade=record["grade"],
+        probabilities=list(record["probabilities"].values()),
+        votes={name: list(member["votes"].values()) for name, member in members.items() if member["votes"]},
+        groups=max(member["groups"] for member in members.values()),
+        tiles_per_group=max(member["tiles_per_group"] for member in members.values()),
+        notes=[note for member in members.values() for note in member["notes"]],
+    )
+
+
+def _attention(attention: NDArray[np.floating] | None, graded: NDArray[np.bool_]) -> NDArray[np.floating] | None:
+    return None if attention is None else np.where(graded, attention, np.nan)
+
+
 def _gallery(
-    frame: Frame, graders: Graders, cells: NDArray[np.int64], probabilities: NDArray[np.floating], *, count: int
+    frame: Frame,
+    classes: Sequence[str],
+    cells: NDArray[np.int64],
+    probabilities: NDArray[np.floating],
+    *,
+    count: int,
+    explainer: Callable[[], Explainer | None],
 ) -> list[GalleryInput]:
     """The most and the least certain tiles of each grade, with what the network looked at."""
     if not count or not len(cells):
         return []
-    explain = explainer_of(graders)
+    explain = explainer()
     found = []
     for index, both in enumerate(most_and_least_certain(probabilities, count)):
         for certain, chosen in zip((True, False), both, strict=True):
             tiles = [_picture(frame, explain, cells[at], probabilities[at], index) for at in chosen.tolist()]
             if tiles:
-                found.append(GalleryInput(graders.classes[index], certain, tiles))
+                found.append(GalleryInput(classes[index], certain, tiles))
     return found
 
 

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from digipath import tile_networks
+from digipath import bag_networks, tile_networks
+from digipath.bag_grading import BagDraw
+from digipath.bag_networks import BagGraders, bag_rule
 from digipath.case import Case, file_identity
-from digipath.engine.ensemble import map_names
-from digipath.engine.predict import predict_maps
 from digipath.engine.views import views_of
 from digipath.errors import BadInput
 from digipath.files import disk_errors, read_json, write_json
-from digipath.grade_reporting import OWNED, write_case_report, write_grade_report
-from digipath.maps import ZarrMaps
+from digipath.grade_maps import predict_bags, predict_tiles
+from digipath.grade_reporting import OF_SLIDES, OWNED, write_case_report, write_grade_report
 from digipath.measure.tile_grades import LEAST_CONFIDENCE, LEAST_SHARE
 from digipath.planning import stain_target
 from digipath.result import Grade, GradedSlide
-from digipath.run_record import heading, timings_s
-from digipath.tile_frames import Frame, open_frame
+from digipath.run_record import heading
+from digipath.tile_explanations import explainer_of
+from digipath.tile_frames import Frame, SlideFrame, open_frame
 from digipath.tile_networks import Graders
 from digipath.tiling import TileRule
-from digipath.values import EXCLUDED, PREDICTED, READ_FAILED, Cancel, Coverage, Predictor, Progress, ProgressCallback
-from digipath.weights import DEFAULT_GRADER
+from digipath.values import Cancel, Predictor, ProgressCallback
+from digipath.weights import DEFAULT_GRADER, load_card
 
 GALLERY = 3  # most, and least, certain tiles of each grade in the report
 
@@ -48,18 +50,19 @@ class GradeSettings:
     stain: str | None = None
     calibrated: bool = True
     keep_members: bool = False
+    draw: BagDraw = field(default_factory=BagDraw)
 
     def check(self) -> None:
         """Refuse what cannot be, before anything is opened."""
         views_of(self.views)
+        self.draw.check()
         for name in ("tile", "least_tissue", "at_mpp"):
             value = getattr(self, name)
             if value is not None and not 0 < value < np.inf:
                 raise BadInput(f"{name} must be positive and finite, got {value}")
 
-    def rule(self, graders: Graders) -> TileRule:
-        """The tiles that are graded."""
-        rule = graders.rule
+    def applied_to(self, rule: TileRule) -> TileRule:
+        """The tiles that are graded, where a network asks for those of `rule`."""
         if self.least_tissue is not None:
             rule = replace(rule, least_tissue=self.least_tissue)
         if self.tissue is not None:
@@ -103,6 +106,9 @@ def grade(
     gallery: int = GALLERY,
     calibrated: bool = True,
     keep_members: bool = False,
+    groups: int | None = 1,
+    bag: int | None = None,
+    bag_augmentation: bool = True,
     predictors: Sequence[Predictor] | None = None,
     runtime: str = "auto",
     precision: str = "auto",
@@ -131,6 +137,8 @@ def grade(
         gallery: most certain and least certain tiles of each grade to show, with Grad-CAM where the network is ours.
         calibrated: networks with the temperatures of their cards.
         keep_members: store each network's own map too.
+        groups, bag, bag_augmentation: for networks that see bags of tiles (`digipath.bag_grading`): how many random
+            groups of how many tiles they see (None: all tiles, or as the card says), changed as in training or not.
         predictors: your own callables (B, P, P, 3) uint8 → (B, C) instead of `weights`.
         runtime, precision, resume, progress, cancel: as for `digipath.segment`.
 
@@ -141,16 +149,12 @@ def grade(
     settings = GradeSettings(
         views, tile, least_tissue, None if tissue is None else str(tissue), at_mpp,
         None if stain is None else str(stain), calibrated=calibrated, keep_members=keep_members,
+        draw=BagDraw(groups, bag, bag_augmentation),
     )  # fmt: skip
     reading = Reading(least_share, least_confidence, gallery)
     settings.check()
     reading.check()
-    if predictors is None:
-        graders = tile_networks.published(
-            weights, tile_px=tile, runtime=runtime, precision=precision, calibrated=calibrated
-        )
-    else:
-        graders = tile_networks.own(predictors, tile_px=tile)
+    graders = _graders(weights, predictors, settings, runtime, precision)
     run = _Run(graders, settings, reading, mpp, resume, progress, cancel)
     if len(paths) == 1:
         folder = Path(out) if out is not None else Path.cwd() / f"{_stem(paths[0])}.grade"
@@ -159,6 +163,21 @@ def grade(
     found = Grade(tuple(run.grade(path, folder / _stem(path)) for path in paths), folder)
     write_case_report(found, least_share=least_share, least_confidence=least_confidence)
     return found
+
+
+def _graders(
+    weights: str, predictors: Sequence[Predictor] | None, settings: GradeSettings, runtime: str, precision: str
+) -> Graders | BagGraders:
+    """What the weights, or the caller's own predictors, grade with: tiles, or bags of tiles."""
+    if predictors is not None:
+        return tile_networks.own(predictors, tile_px=settings.tile)
+    if load_card(weights).output == "bag":
+        if settings.tile is not None:
+            raise BadInput("networks that see bags of tiles have a tile of their own; leave --tile out")
+        return bag_networks.published(weights, runtime=runtime, precision=precision)
+    return tile_networks.published(
+        weights, tile_px=settings.tile, runtime=runtime, precision=precision, calibrated=settings.calibrated
+    )
 
 
 def _paths(slides: str | Path | Sequence[str | Path] | None, volumes: object) -> list[Path]:
@@ -183,7 +202,7 @@ def _stem(path: Path) -> str:
 class _Run:
     """What is the same for all slides of a case."""
 
-    graders: Graders
+    graders: Graders | BagGraders
     settings: GradeSettings
     reading: Reading
     mpp: float | None
@@ -193,92 +212,78 @@ class _Run:
 
     def grade(self, path: Path, folder: Path) -> GradedSlide:
         """Grade one slide into its folder, or go on there."""
-        rule = self.settings.rule(self.graders)
-        asked_mpp = rule.mpp if self.settings.at_mpp is None else self.settings.at_mpp
-        target, notes = stain_target(
-            self.graders.stain, self.settings.stain, mpp=asked_mpp, told=bool(self.graders.members)
-        )
         began = time.perf_counter()
-        with open_frame(path, rule, mpp=self.mpp, at_mpp=self.settings.at_mpp, stain=target) as frame:
+        with self.opened(path, self.graders.rule) as (frame, notes):
             planned_s = time.perf_counter() - began
-            identity = self._identity(frame, rule, None if target is None else target.to_record())
-            with disk_errors(folder), Case(folder, "grade", identity, owned=OWNED, resume=self.resume) as case:
+            owned = (*OWNED, *OF_SLIDES) if isinstance(frame, SlideFrame) else OWNED
+            held = Case(folder, "grade", self._identity(frame), owned=owned, resume=self.resume)
+            with disk_errors(folder), held as case:
                 if not case.done:
-                    record = self._predict(frame, rule, folder, notes=notes, planned_s=planned_s)
-                    self._report(frame, record, folder)
+                    if isinstance(self.graders, Graders):
+                        found = self._tiles(frame, self.graders, folder)
+                    else:
+                        found = self._bags(path, frame, self.graders, folder)
+                    found["timings_s"]["tissue"] = round(planned_s, 3)
+                    self._report(frame, self._record(frame, notes, found), folder)
                 elif (record := read_json(folder / "run.json"))["reading"] != asdict(self.reading):
                     self._report(frame, record | {"reading": asdict(self.reading)}, folder)
         return GradedSlide(folder)
 
+    @contextmanager
+    def opened(self, path: Path, rule: TileRule) -> Iterator[tuple[Frame, tuple[str, ...]]]:
+        """The tiles of a slide by a rule and the settings, and what is to be said of them."""
+        rule = self.settings.applied_to(rule)
+        asked_mpp = rule.mpp if self.settings.at_mpp is None else self.settings.at_mpp
+        target, notes = stain_target(
+            self.graders.stain, self.settings.stain, mpp=asked_mpp, told=bool(self.graders.cards)
+        )
+        with open_frame(path, rule, mpp=self.mpp, at_mpp=self.settings.at_mpp, stain=target) as frame:
+            yield frame, (*notes, *frame.notes)
+
+    def _tiles(self, frame: Frame, graders: Graders, folder: Path) -> dict[str, Any]:
+        views, keep = self.settings.views, self.settings.keep_members
+        return predict_tiles(
+            frame, graders, folder, views=views, keep_members=keep, progress=self.progress, cancel=self.cancel
+        )
+
+    def _bags(self, path: Path, frame: Frame, graders: BagGraders, folder: Path) -> dict[str, Any]:
+        """Grade by bags; each further network has tiles of its own magnification."""
+        with ExitStack() as stack:
+            frames = [frame]
+            for card in graders.cards[1:]:
+                frames.append(stack.enter_context(self.opened(path, bag_rule(card)))[0])
+            return predict_bags(
+                frames, graders, self.settings.draw, folder, progress=self.progress, cancel=self.cancel
+            )
+
     def _report(self, frame: Frame, record: dict[str, Any], folder: Path) -> None:
-        write_grade_report(folder, frame, self.graders, record)
+        graders = self.graders
+        explaining = {"explainer": lambda: explainer_of(graders)} if isinstance(graders, Graders) else {}
+        write_grade_report(folder, frame, record, graders.cards, **explaining)
         write_json(folder / "run.json", record)
 
-    def _identity(self, frame: Frame, rule: TileRule, stain: dict[str, Any] | None) -> dict[str, Any]:
+    def _identity(self, frame: Frame) -> dict[str, Any]:
         """All that the maps depend on."""
-        tissue = Path(rule.tissue)
+        rule = self.settings.applied_to(self.graders.rule)
+        given = {"tissue": Path(rule.tissue), "stain": Path(self.settings.stain or "")}
+        files = {name: file_identity(path) for name, path in given.items() if path.is_file()}
         return {
             "input": frame.identity(),
             "weights": dict(self.graders.identity),
-            "settings": asdict(self.settings) | asdict(rule) | {"stain": stain}
-            | ({"tissue": file_identity(tissue)} if tissue.is_file() else {}),
+            "settings": asdict(self.settings) | asdict(rule) | files,
             "digipath": version("digipath"),
-        }  # fmt: skip
+        }
 
-    def _predict(
-        self, frame: Frame, rule: TileRule, folder: Path, *, notes: Sequence[str], planned_s: float
-    ) -> dict[str, Any]:
-        """Make the maps and return the run record."""
-        tiles, classes = frame.tiles, self.graders.classes
-        if self.progress is not None:
-            self.progress(Progress(0, len(tiles), 0.0, "loading the network"))
-        began = time.perf_counter()
-        predictors = self.graders.load() if len(tiles) else ()
-        load_s = time.perf_counter() - began
-        views, members = views_of(self.settings.views), self._member_names()
-        maps = ZarrMaps(folder, tiles.grid, map_names(self.graders.count, len(views), (), members), classes)
-        clock = predict_maps(
-            frame.reader(maps.rows_done),
-            tiles.grid,
-            predictors,
-            tiles.wanted,
-            maps,
-            views=views,
-            classes=range(len(classes)),
-            members=members,
-            per_patch=True,
-            progress=self.progress,
-            cancel=self.cancel,
-        )
-        maps.finish()
-        codes = maps.codes()
+    def _record(self, frame: Frame, notes: Sequence[str], found: dict[str, Any]) -> dict[str, Any]:
+        """The run record, `run.json`."""
+        rule = self.settings.applied_to(self.graders.rule)
         return {
             **heading("grade"),
             "slide": frame.record(),
             "weights": dict(self.graders.identity),
-            "classes": list(classes),
-            "settings": asdict(self.settings) | asdict(rule) | {"working_mpp": tiles.mpp},
+            "classes": list(self.graders.classes),
+            "settings": asdict(self.settings) | asdict(rule) | {"working_mpp": frame.tiles.mpp},
             "reading": asdict(self.reading),
-            "tiles": _counts(codes),
-            "coverage": asdict(_ledger(codes, tiles.tissue_px)),
-            "notes": [*notes, *frame.notes],
-            "timings_s": timings_s(clock, tissue=planned_s, load=load_s),
+            "notes": list(notes),
+            **found,
         }
-
-    def _member_names(self) -> tuple[str, ...]:
-        if not self.settings.keep_members:
-            return ()
-        names = tuple(member.card.name for member in self.graders.members)
-        return names or tuple(f"network-{i + 1}" for i in range(self.graders.count))
-
-
-def _counts(codes: np.ndarray) -> dict[str, int]:
-    """Tiles by what became of them."""
-    names = {"graded": PREDICTED, "unreadable": READ_FAILED, "left_out": EXCLUDED}
-    return {name: int(np.count_nonzero(codes == code)) for name, code in names.items()}
-
-
-def _ledger(codes: np.ndarray, tissue_px: np.ndarray) -> Coverage:
-    """Working pixels of tissue by what became of the tile they lie in."""
-    predicted, failed, excluded = (int(tissue_px[codes == code].sum()) for code in (PREDICTED, READ_FAILED, EXCLUDED))
-    return Coverage(predicted + failed + excluded, predicted, failed, excluded)

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath.errors import BadInput
-from digipath.values import Grid, Tiles, nearest_index
+from digipath.values import Grid, Tiles, nearest_index, tile_area_px
 
-ROUNDING = 1e-6  # of a share of tissue: 90 % as written counts as 90 %
+ROUNDING = 1e-9  # of a share of tissue: 90 % as written counts as 90 %, a pixel less does not
 
 
 def tissue_grid(
@@ -79,9 +79,8 @@ def tile_lattice(
     for axis, size in enumerate(shape_px):
         edges = np.minimum(np.arange(-(-size // tile_px) + 1) * tile_px, size)
         area_px = _integrals(area_px, edges * (wanted.shape[axis] / size), axis) * (size / wanted.shape[axis])
-    whole_px = shape_px[0] * shape_px[1] if max(shape_px) <= tile_px else tile_px**2
-    share = (area_px / whole_px).astype(np.float32)
-    return Tiles(shape_px, tile_px, share, share >= least_tissue - ROUNDING, mpp)
+    share = area_px / tile_area_px(shape_px, tile_px)
+    return Tiles(shape_px, tile_px, share.astype(np.float32), share >= least_tissue - ROUNDING, mpp)
 
 
 def _integrals(values: NDArray[np.float64], edges: NDArray[np.float64], axis: int) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@
         aleatoric/… epistemic/…          likewise, where defined
         entropy/… mutual_information/…   likewise, one channel in bits, on request
         members/<network>/…              likewise, each network's own probability, on request
+        attention/…                      likewise, one channel: what a tile counts in its bag, 1 on average
         coverage/… tissue/…              (c, y, x) uint8
     checkpoint.json                      rows that are final, their ledger, and the tally of adaptive views
 
@@ -31,6 +32,7 @@ from digipath.values import BACKGROUND, ENTROPIES, Coverage, Grid, ViewTally
 
 T = TypeVar("T", bound=np.generic)
 CODES = ("coverage", "tissue")
+ATTENTION = "attention"
 MEMBERS = "members"
 CHUNK = (1, 256, 2048)  # 1 MB of float16; flat, since bands of rows are written and read
 SMALLEST_LEVEL_PX = 512
@@ -50,7 +52,8 @@ class ZarrMaps:
         self._checkpoint = folder / "checkpoint.json"
         self._path = folder / "maps.zarr"
         self._grid = grid
-        self._labels = {name: (name,) if name in (*CODES, *ENTROPIES) else tuple(classes) for name in (*names, *CODES)}
+        single = (*CODES, *ENTROPIES, ATTENTION)
+        self._labels = {name: (name,) if name in single else tuple(classes) for name in (*names, *CODES)}
         self.rows_done, self.coverage, self.tally = 0, Coverage(), ViewTally()
         if self._checkpoint.exists():
             saved = read_json(self._checkpoint)

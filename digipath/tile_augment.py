@@ -166,7 +166,7 @@ def _recoloured(
             image = enhance(image).enhance(factor)
     steps = round(HUE_STEPS * settings.hue * settings.magnitude * (2 * chance[3] - 1))
     if steps:
-        values = np.array(image.convert("HSV"))
-        values[..., 0] = (values[..., 0].astype(np.int16) + steps) % HUE_STEPS
-        image = Image.fromarray(values, "HSV").convert("RGB")
+        hue, *others = image.convert("HSV").split()
+        turned = hue.point([(value + steps) % HUE_STEPS for value in range(256)])
+        image = Image.merge("HSV", (turned, *others)).convert("RGB")
     return np.array(image)

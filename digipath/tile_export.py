@@ -48,10 +48,13 @@ def export_tiles(
     """
     if image_format is not None and image_format not in FORMATS:
         raise BadInput(f"expected tiles as {' or '.join(FORMATS)}, got {image_format!r}")
-    folder = made_folder(Path(out))
+    folder = Path(out)
+    if Path(slide).is_dir():
+        raise BadInput(f"expected a slide to cut into tiles, received a folder: {slide}")
     with open_frame(slide, rule, mpp=mpp, stain=stain) as frame, disk_errors(folder):
         if not isinstance(frame, SlideFrame):
             raise BadInput(f"expected a slide to cut into tiles, received a folder: {slide}")
+        made_folder(folder)
         rows = list(_rows(frame, folder, image_format, progress, cancel))
         text = io.StringIO()
         table = csv.DictWriter(text, rows[0] if rows else ["file"], lineterminator="\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,10 @@ class SlideFrame:
         x_l0, y_l0 = (round(index * side_l0, 2) for index in reversed(cell))
         return {"x_l0": x_l0, "y_l0": y_l0, "side_l0": round(side_l0, 2)}
 
+    def only(self, kept: NDArray[np.bool_]) -> SlideFrame:
+        """The same slide with fewer tiles, (R, C) bool."""
+        return replace(self, plan=replace(self.plan, tiles=replace(self.tiles, kept=kept)))
+
     def identity(self) -> dict[str, Any]:
         """What grades depend on."""
         hashed = {"openslide_hash": self.source.properties.get("openslide.quickhash-1")}
@@ -112,6 +116,10 @@ class FolderFrame:
     def place(self, cell: tuple[int, int]) -> dict[str, Any]:
         """Where a tile is, as tables write it."""
         return {"image": self.images[cell[0]].name}
+
+    def only(self, kept: NDArray[np.bool_]) -> FolderFrame:
+        """The same folder with fewer tiles, (R, 1) bool."""
+        return replace(self, tiles=replace(self.tiles, kept=kept))
 
     def identity(self) -> dict[str, Any]:
         """What grades depend on."""

@@ -91,7 +91,8 @@ class Tiles:
     Attributes:
         shape_px: (rows, columns) of the slide in working pixels.
         tile_px: side of a tile in working pixels; tile (r, c) begins at (r, c) × tile_px.
-        share: (R, C) float32, which share of each tile is tissue; what lies beyond the slide is none.
+        share: (R, C) float32, which share of each tile is tissue; what lies beyond the slide is none. Where the
+            whole slide fits into one tile, the share of the slide.
         kept: (R, C) bool, tiles with enough tissue.
         mpp: µm per working pixel; None where the slide's resolution is unknown.
     """
@@ -128,7 +129,13 @@ class Tiles:
     @property
     def tissue_px(self) -> NDArray[np.int64]:
         """(R, C) working pixels of tissue in each tile."""
-        return np.rint(self.share.astype(np.float64) * self.tile_px**2).astype(np.int64)
+        return np.rint(self.share.astype(np.float64) * tile_area_px(self.shape_px, self.tile_px)).astype(np.int64)
+
+
+def tile_area_px(shape_px: Sequence[int], tile_px: int) -> int:
+    """Working pixels of which a tile's share is told: its own, or the slide's where that fits into one tile."""
+    rows, columns = shape_px
+    return rows * columns if max(rows, columns) <= tile_px else tile_px**2
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,20 @@ def _add_grade(verbs: Any) -> None:  # noqa: ANN401
     verb.add_argument("--gallery", type=int, default=3, metavar="N", help="tiles of each kind to show (default: 3)")
     verb.add_argument("--no-calibration", action="store_true", help="leave the cards' temperatures out")
     verb.add_argument("--keep-members", action="store_true", help="store each network's own map too")
+    verb.add_argument(
+        "--groups", type=_count, default=1, metavar="N|all",
+        help="weights that see bags: random groups of tiles of which each is seen at once (default: 1)",
+    )
+    verb.add_argument("--bag", type=int, metavar="N", help="the same: tiles in a group (default: the card's)")
+    verb.add_argument("--no-bag-augmentation", action="store_true", help="the same: the middle of each tile, unchanged")
     verb.add_argument("--runtime", choices=("auto", "keras", "openvino"), default="auto")
     verb.add_argument("--precision", choices=("auto", "f32", "bf16"), default="auto")
     verb.add_argument("--no-resume", action="store_true", help="start afresh, removing earlier results in FOLDER")
     verb.add_argument("--json", action="store_true", help="print the readouts as JSON")
+
+
+def _count(text: str) -> int | None:
+    return None if text == "all" else int(text)
 
 
 def _add_tile_options(verb: argparse.ArgumentParser) -> None:
@@ -89,6 +99,9 @@ def _grade(arguments: argparse.Namespace) -> int:
             gallery=arguments.gallery,
             calibrated=not arguments.no_calibration,
             keep_members=arguments.keep_members,
+            groups=arguments.groups,
+            bag=arguments.bag,
+            bag_augmentation=not arguments.no_bag_augmentation,
             predictors=own_predictors(arguments.predictor),
             runtime=arguments.runtime,
             precision=arguments.precision,
@@ -119,6 +132,8 @@ def _tell(result: Grade, least_share: float, least_confidence: float) -> None:
 
 
 def _tell_readout(read: dict[str, Any]) -> None:
+    if bags := read.get("bags"):
+        _tell_bags(bags)
     if not read["tiles"]:
         return
     for name, share in read["shares"].items():
@@ -128,6 +143,13 @@ def _tell_readout(read: dict[str, Any]) -> None:
     highest = read["highest_grade"] or "none reaches both thresholds"
     print(f"  mean vote: {read['mean_grade']}; majority vote: {read['majority_grade']}; highest grade: {highest}")
     print(f"  (highest: at least {read['least_share']:.0%} of the tiles, each with p ≥ {read['least_confidence']:g})")
+
+
+def _tell_bags(bags: dict[str, Any]) -> None:
+    if bags["grade"] is None:
+        return
+    numbers = ", ".join(f"{name} {value:.3f}" for name, value in bags["probabilities"].items())
+    print(f"  bags of tiles, {len(bags['members'])} networks: {bags['grade']} ({numbers})")
 
 
 def _add_tiles(verbs: Any) -> None:  # noqa: ANN401
@@ -150,7 +172,10 @@ def _tiles(arguments: argparse.Namespace) -> int:
     from digipath.tiling import LEAST_TISSUE, TILE_PX, TileRule
 
     rule = TileRule(
-        arguments.at_mpp, arguments.tile or TILE_PX, arguments.least_tissue or LEAST_TISSUE, arguments.tissue or "auto"
+        arguments.at_mpp,
+        TILE_PX if arguments.tile is None else arguments.tile,
+        LEAST_TISSUE if arguments.least_tissue is None else arguments.least_tissue,
+        arguments.tissue or "auto",
     )
     out = arguments.out or f"{Path(arguments.slide).stem}.tiles"
     image_format = None if arguments.format == "none" else arguments.format

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from digipath import memory
 from digipath.engine.adaptive import AdaptiveSight, AdaptiveViews, Views
+from digipath.engine.ahead import ahead
 from digipath.engine.ensemble import Ensemble, Maps
 from digipath.engine.stitch import WINDOWS, Stitcher, coverage_codes, ledger
 from digipath.engine.views import DIHEDRAL
@@ -138,9 +138,9 @@ def predict_maps(
     parallel = min((getattr(p, "parallel", 1) for p in predictors), default=1)
     size = min((getattr(p, "batch", 1) for p in predictors), default=1)
     with _pool(readers, "read") as reading, _pool(parallel, "network") as network:
-        patches = _ahead(reading, clock.timed("reading", read), _starts(todo), 2 * readers + size)
+        patches = ahead(reading, clock.timed("reading", read), _starts(todo), 2 * readers + size)
         batches = _batches(patches, size)
-        for batch, maps, tally in _ahead(network, infer, batches, parallel):
+        for batch, maps, tally in ahead(network, infer, batches, parallel):
             finish(batch[0].start_px[0] // grid.reduce, tally)
             for patch, values in zip(batch, maps, strict=True):
                 if values is not None:
@@ -165,20 +165,6 @@ def _batches(patches: Iterable[Patch], size: int) -> Iterator[list[Patch]]:
         batch.append(patch)
     if batch:
         yield batch
-
-
-T = TypeVar("T")
-
-
-def _ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
-    """Yield work(item) in order, with up to `depth` more under way in the pool."""
-    pending: deque[Future[R]] = deque()
-    for item in items:
-        pending.append(pool.submit(work, item))
-        if len(pending) > depth:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
 
 
 class _pool(ThreadPoolExecutor):  # noqa: N801 - used as a function

@@ -1,0 +1,240 @@
+"""A slide by multiple-instance learning: random groups of its tiles, each seen at once by a bag network.
+
+Lerousseau et al. 2020, sections 2.1 and 3.2: as many tiles as fit in memory are drawn from the slide and changed as in
+training; a network's class is the hard vote over its groups. Several networks, of several magnifications, are a
+soft vote: the mean of their probabilities, where a network's are the mean over its groups.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath.bag_networks import BagAnswer, BagNetwork, augmentation_of, bag_size
+from digipath.engine.ahead import ahead
+from digipath.engine.bags import groups, hard_vote
+from digipath.errors import BadInput, Cancelled
+from digipath.files import write_atomically
+from digipath.tile_augment import augment_tile, centre_crop
+from digipath.tile_frames import Frame
+from digipath.values import Cancel, Card, Patch, Progress, ProgressCallback
+
+READERS, AHEAD = 2, 8
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class BagDraw:
+    """Which tiles of a slide a bag network sees.
+
+    Attributes:
+        groups: how many; None: as many as hold all tiles once.
+        bag: tiles in a group; None: as the card says.
+        augment: crops at random places, changed as in training (as in the paper); False: the middle of each tile.
+        seed: of all that is drawn.
+    """
+
+    groups: int | None = 1
+    bag: int | None = None
+    augment: bool = True
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse what cannot be."""
+        for name in ("groups", "bag"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadInput(f"expected at least one of {name}, got {value}")
+
+
+@dataclass(frozen=True)
+class SlideBags:
+    """What one network says of a slide.
+
+    Attributes:
+        groups: (G, C) of each group. on_slide: tiles that the slide has. asked: tiles in a full group.
+        cells: (n, 2) tiles that were seen. alone: (n, C) each as a bag of its own.
+        attention: (n,) what each counts in its group, 1 on average; None without attention.
+        unreadable: (m, 2) tiles that were drawn and could not be read.
+    """
+
+    groups: Floats
+    on_slide: int
+    asked: int
+    cells: NDArray[np.int64]
+    alone: Floats
+    attention: Floats | None
+    unreadable: NDArray[np.int64]
+
+    @property
+    def probabilities(self) -> Floats | None:
+        """(C,) mean over the groups; None where no group could be seen."""
+        return self.groups.mean(axis=0) if len(self.groups) else None
+
+    @property
+    def votes(self) -> Floats | None:
+        """(C,) share of the groups that vote for each class: the hard vote."""
+        return hard_vote(self.groups) if len(self.groups) else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """For the user: what was not as asked."""
+        if 0 < self.on_slide < self.asked:
+            return (f"{self.on_slide} tiles on the slide, fewer than the {self.asked} asked for: one group of all.",)
+        return ()
+
+
+def grade_bags(
+    frame: Frame,
+    card: Card,
+    network: BagNetwork,
+    draw: BagDraw,
+    *,
+    keep: Path | None = None,
+    progress: ProgressCallback | None = None,
+    cancel: Cancel | None = None,
+) -> SlideBags:
+    """What a network says of groups of a slide's tiles; the order in which tiles come changes nothing.
+
+    Args:
+        frame: the slide's tiles at the network's magnification.
+        keep: a file name for finished groups, to which their numbers are added: a run that stops goes on there.
+        progress, cancel: between tiles.
+
+    Raises:
+        Cancelled; BadInput.
+    """
+    draw.check()
+    cells, asked = frame.tiles.cells, draw.bag or bag_size(card)
+    drawn = groups(len(cells), asked, draw.seed)[: draw.groups] if len(cells) else []
+    total, done, found = sum(map(len, drawn)), 0, []
+    for number, indices in enumerate(drawn):
+        path = None if keep is None else keep.with_name(f"{keep.name}-{number}.npz")
+        if path is not None and path.exists():
+            found.append(_Group.read(path))
+        else:
+            group = frame.only(_mask(frame.tiles.kept.shape, cells[indices]))
+            told = _Teller(done, total, f"{card.name}, group {number + 1} of {len(drawn)}", progress, cancel)
+            found.append(_group(group, card, network, draw, told))
+            if path is not None:
+                write_atomically(path, found[-1].packed())
+        done += len(indices)
+    return _together(found, len(cells), asked, len(card.classes))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """One group: its answer (None: no tile of it could be read), the tiles seen, and those that could not be."""
+
+    answer: BagAnswer | None
+    cells: NDArray[np.int64]
+    unreadable: NDArray[np.int64]
+
+    def packed(self) -> bytes:
+        arrays: dict[str, NDArray[Any]] = {"cells": self.cells, "unreadable": self.unreadable}
+        if self.answer is not None:
+            arrays |= {"probabilities": self.answer.probabilities, "alone": self.answer.alone}
+            if self.answer.attention is not None:
+                arrays["attention"] = self.answer.attention
+        stream = io.BytesIO()
+        np.savez(stream, allow_pickle=False, **arrays)
+        return stream.getvalue()
+
+    @staticmethod
+    def read(path: Path) -> _Group:
+        with np.load(path, allow_pickle=False) as kept:
+            arrays = dict(kept)
+        answer = None
+        if "probabilities" in arrays:
+            answer = BagAnswer(arrays["probabilities"], arrays["alone"], arrays.get("attention"))
+        return _Group(answer, arrays["cells"], arrays["unreadable"])
+
+
+class _Teller:
+    """Tells progress tile by tile, and asks whether to stop."""
+
+    def __init__(
+        self, done: int, total: int, message: str, progress: ProgressCallback | None, cancel: Cancel | None
+    ) -> None:
+        self._done, self._total, self._message = done, total, message
+        self._progress, self._cancel = progress, cancel
+
+    def __call__(self) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(Progress(self._done, self._total, math.nan, self._message))
+        if self._cancel is not None and self._cancel():
+            raise Cancelled(f"stopped after {self._done} of {self._total} tiles; run again to go on")
+
+
+def _group(frame: Frame, card: Card, network: BagNetwork, draw: BagDraw, tell: _Teller) -> _Group:
+    """One group, its tiles read ahead in the order of the slide, so that memory holds a few of them."""
+    seen: list[Sequence[int]] = []
+    lost: list[Sequence[int]] = []
+
+    def tiles() -> Iterator[NDArray[np.uint8]]:
+        with ThreadPoolExecutor(READERS) as pool:
+            cells = [(int(row), int(column)) for row, column in frame.tiles.cells]
+            try:
+                for patch in ahead(pool, frame.reader(), cells, AHEAD):
+                    (seen if patch.valid is None else lost).append(patch.start_px)
+                    if patch.valid is None:
+                        yield _looked_at(patch, card, draw)
+                    tell()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    answer = None
+    if len(frame.tiles):
+        stream = tiles()
+        if (first := next(stream, None)) is not None:
+            answer = network.answer(_with(first, stream))
+    return _Group(answer, _pairs(seen), _pairs(lost))
+
+
+def _with(first: NDArray[np.uint8], others: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+    yield first
+    yield from others
+
+
+def _looked_at(patch: Patch, card: Card, draw: BagDraw) -> NDArray[np.uint8]:
+    """What the network sees of a tile: a crop, changed as in training unless nothing is left to chance."""
+    pixels = patch.pixels.astype(np.uint8, copy=False)
+    settings = augmentation_of(card)
+    if not draw.augment or settings is None:
+        return centre_crop(pixels, card.patch)
+    rng = np.random.default_rng((draw.seed, *patch.start_px))
+    return augment_tile(pixels, settings, rng, crop_px=card.patch)
+
+
+def _together(found: Sequence[_Group], on_slide: int, asked: int, classes: int) -> SlideBags:
+    answers = [group.answer for group in found if group.answer is not None]
+    attention = [answer.attention * len(answer.attention) for answer in answers if answer.attention is not None]
+    return SlideBags(
+        groups=np.array([answer.probabilities for answer in answers], np.float32).reshape(-1, classes),
+        on_slide=on_slide,
+        asked=asked,
+        cells=_pairs([cell for group in found for cell in group.cells.tolist()]),
+        alone=np.concatenate([answer.alone for answer in answers]) if answers else np.empty((0, classes), np.float32),
+        attention=np.concatenate(attention) if attention else None,
+        unreadable=_pairs([cell for group in found for cell in group.unreadable.tolist()]),
+    )
+
+
+def _mask(shape: tuple[int, ...], cells: NDArray[np.int64]) -> NDArray[np.bool_]:
+    mask = np.zeros(shape, bool)
+    mask[tuple(cells.T)] = True
+    return mask
+
+
+def _pairs(cells: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    return np.array(cells, np.int64).reshape(-1, 2)

@@ -1,0 +1,165 @@
+"""Tiles → maps in a case folder: by networks that grade a tile, or by networks that see bags of tiles."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath import bag_networks
+from digipath.bag_grading import BagDraw, SlideBags, grade_bags
+from digipath.bag_networks import BagGraders
+from digipath.engine.ensemble import map_names
+from digipath.engine.predict import predict_maps
+from digipath.engine.views import views_of
+from digipath.maps import ATTENTION, ZarrMaps
+from digipath.measure.tile_grades import leading
+from digipath.run_record import timings_s
+from digipath.tile_frames import Frame
+from digipath.tile_networks import Graders
+from digipath.values import (
+    EXCLUDED,
+    PREDICTED,
+    READ_FAILED,
+    Cancel,
+    Card,
+    Coverage,
+    Progress,
+    ProgressCallback,
+    ViewTally,
+)
+
+BAGS = "bags"  # folder of finished groups
+
+
+def predict_tiles(
+    frame: Frame,
+    graders: Graders,
+    folder: Path,
+    *,
+    views: int = 1,
+    keep_members: bool = False,
+    progress: ProgressCallback | None = None,
+    cancel: Cancel | None = None,
+) -> dict[str, Any]:
+    """Grade every tile into the folder's maps, or go on there; returns what the run record says of it."""
+    tiles, classes = frame.tiles, graders.classes
+    if progress is not None:
+        progress(Progress(0, len(tiles), 0.0, "loading the network"))
+    began = time.perf_counter()
+    predictors = graders.load() if len(tiles) else ()
+    load_s = time.perf_counter() - began
+    members = _member_names(graders) if keep_members else ()
+    maps = ZarrMaps(folder, tiles.grid, map_names(graders.count, views, (), members), classes)
+    clock = predict_maps(
+        frame.reader(maps.rows_done),
+        tiles.grid,
+        predictors,
+        tiles.wanted,
+        maps,
+        views=views_of(views),
+        classes=range(len(classes)),
+        members=members,
+        per_patch=True,
+        progress=progress,
+        cancel=cancel,
+    )
+    maps.finish()
+    return _counted(maps.codes(), tiles.tissue_px) | {"timings_s": timings_s(clock, load=load_s)}
+
+
+def predict_bags(
+    frames: Sequence[Frame],
+    graders: BagGraders,
+    draw: BagDraw,
+    folder: Path,
+    *,
+    progress: ProgressCallback | None = None,
+    cancel: Cancel | None = None,
+) -> dict[str, Any]:
+    """Grade bags of tiles, and write what the first network says of each of its tiles alone as maps.
+
+    Args:
+        frames: the tiles of the slide for each of the networks.
+    """
+    began, found = time.perf_counter(), []
+    (folder / BAGS).mkdir(exist_ok=True)
+    for number, (frame, card) in enumerate(zip(frames, graders.cards, strict=True)):
+        network = bag_networks.load(card, graders.choice)
+        keep = folder / BAGS / str(number)
+        found.append(grade_bags(frame, card, network, draw, keep=keep, progress=progress, cancel=cancel))
+    codes = _write_maps(frames[0], found[0], graders.classes, folder)
+    wall = {"wall": round(time.perf_counter() - began, 3)}
+    counted = _counted(codes, frames[0].tiles.tissue_px)
+    return counted | {"bags": bags_record(graders.cards, found), "timings_s": wall}
+
+
+def bags_record(cards: Sequence[Card], found: Sequence[SlideBags]) -> dict[str, Any]:
+    """The soft vote of the networks that saw a bag, and what each said."""
+    classes = cards[0].classes
+    answers = [bags.probabilities for bags in found if bags.probabilities is not None]
+    soft = np.mean(answers, axis=0) if answers else None
+    grade = None if soft is None else leading(soft)
+
+    def by_class(values: NDArray[np.floating] | None) -> dict[str, float] | None:
+        return None if values is None else dict(zip(classes, values.tolist(), strict=True))
+
+    return {
+        "grade": None if grade is None else classes[grade],
+        "probabilities": by_class(soft),
+        "members": {
+            card.name: {
+                "mpp": card.mpp,
+                "probabilities": by_class(bags.probabilities),
+                "votes": by_class(bags.votes),
+                "groups": len(bags.groups),
+                "tiles_per_group": bags.asked,
+                "tiles_on_slide": bags.on_slide,
+                "unreadable": len(bags.unreadable),
+                "notes": list(bags.notes),
+            }
+            for card, bags in zip(cards, found, strict=True)
+        },
+    }
+
+
+def _write_maps(frame: Frame, bags: SlideBags, classes: Sequence[str], folder: Path) -> NDArray[np.uint8]:
+    """Answers for single tiles as maps; tiles that were not drawn count as left out. Returns the coverage codes."""
+    tiles = frame.tiles
+    codes = tiles.wanted
+    codes[codes == PREDICTED] = EXCLUDED
+    values: dict[str, NDArray[Any]] = {"probability": np.zeros((*codes.shape, len(classes)), np.float32)}
+    seen = tuple(bags.cells.T)
+    codes[seen] = PREDICTED
+    codes[tuple(bags.unreadable.T)] = READ_FAILED
+    values["probability"][codes == READ_FAILED] = np.nan
+    values["probability"][codes == EXCLUDED] = np.nan
+    values["probability"][seen] = bags.alone
+    if bags.attention is not None:
+        values[ATTENTION] = np.zeros(codes.shape, np.float32)
+        values[ATTENTION][seen] = bags.attention
+    maps = ZarrMaps(folder, tiles.grid, tuple(values), classes)
+    maps.write(0, {**values, "coverage": codes})
+    maps.commit(len(codes), Coverage(), ViewTally())
+    maps.finish()
+    return codes
+
+
+def _member_names(graders: Graders) -> tuple[str, ...]:
+    names = tuple(member.card.name for member in graders.members)
+    return names or tuple(f"network-{i + 1}" for i in range(graders.count))
+
+
+def _counted(codes: NDArray[np.uint8], tissue_px: NDArray[np.int64]) -> dict[str, Any]:
+    """Tiles, and working pixels of tissue in them, by what became of the tiles."""
+    names = {"graded": PREDICTED, "unreadable": READ_FAILED, "left_out": EXCLUDED}
+    predicted, failed, excluded = (int(tissue_px[codes == code].sum()) for code in names.values())
+    return {
+        "tiles": {name: int(np.count_nonzero(codes == code)) for name, code in names.items()},
+        "coverage": asdict(Coverage(predicted + failed + excluded, predicted, failed, excluded)),
+    }
