@@ -35,7 +35,7 @@ from digipath.report import (
     grade_overlay,
     grade_page,
 )
-from digipath.result import CASE_FILE, Grade, GradedSlide
+from digipath.result import CASE_FILE, STORED, Grade, GradedSlide
 from digipath.tile_explanations import Explainer
 from digipath.tile_frames import FolderFrame, Frame, SlideFrame
 from digipath.values import PREDICTED, Card
@@ -65,7 +65,7 @@ def write_grade_report(
     maps = {name: stored[:].astype(np.float32) for name, stored in open_maps(folder).items()}
     codes = maps["coverage"].astype(np.uint8)
     graded = codes == PREDICTED
-    cells, probabilities = np.argwhere(graded), maps["probability"][graded]
+    cells, probabilities = np.argwhere(graded), maps["probability"][graded].astype(STORED)
     areas_mm2 = _areas_mm2(frame, graded)
     reading = record["reading"]
     readout = read_grades(
@@ -188,7 +188,8 @@ def _notes(frame: Frame, record: Mapping[str, Any], graded: int) -> list[str]:
     """What kept tiles from being graded, where it matters."""
     counts, least = record["tiles"], record["settings"]["least_tissue"]
     if graded:
-        return []
+        lost = counts["unreadable"]
+        return [f"WARNING: {lost} of {graded + lost} tiles could not be read and are not graded."] if lost else []
     if counts["unreadable"]:
         return [f"None of {counts['unreadable']} tiles could be read: no grade."]
     if counts["left_out"]:

@@ -5,6 +5,26 @@ from __future__ import annotations
 from digipath.report.evaluation_page import evaluation_page
 from digipath.report.figures import overlay_png
 from digipath.report.geojson import lesions_geojson
+from digipath.report.grade_gallery import contact_sheet, with_heat
+from digipath.report.grade_inputs import (
+    AblationInput,
+    AblationRow,
+    BagInput,
+    CaseGradeInput,
+    ComparisonInput,
+    GalleryInput,
+    GradeInput,
+    GradingInput,
+    LevelInput,
+    ReadoutInput,
+    RocInput,
+    TileFrame,
+    TileLedger,
+    TilePicture,
+)
+from digipath.report.grade_map import grade_geojson, grade_overlay, intensity, tile_colour, tile_overlay
+from digipath.report.grade_page import case_grade_page, grade_page
+from digipath.report.grading_page import grading_page
 from digipath.report.inputs import (
     BurdenInput,
     BurdenRuleInput,
@@ -23,8 +43,11 @@ from digipath.report.stage_page import stage_page
 from digipath.report.summary import NOTICE, Tally, summary, tally
 
 __all__ = [
-    "NOTICE", "BurdenInput", "BurdenRuleInput", "ErrorFindingInput", "EvaluationInput", "LookHereInput",
-    "MetastasesInput", "MetastasisInput", "NodeInput", "ReliabilityInput", "ReportInput", "StageInput", "Tally",
-    "evaluation_page", "lesions_geojson", "look_here_geojson", "overlay_png", "report_html",
-    "stage_page", "summary", "tally",
+    "NOTICE", "AblationInput", "AblationRow", "BagInput", "BurdenInput", "BurdenRuleInput", "CaseGradeInput",
+    "ComparisonInput", "ErrorFindingInput", "EvaluationInput", "GalleryInput", "GradeInput", "GradingInput",
+    "LevelInput", "LookHereInput", "MetastasesInput", "MetastasisInput", "NodeInput", "ReadoutInput",
+    "ReliabilityInput", "ReportInput", "RocInput", "StageInput", "Tally", "TileFrame", "TileLedger", "TilePicture",
+    "case_grade_page", "contact_sheet", "evaluation_page", "grade_geojson", "grade_overlay",
+    "grade_page", "grading_page", "intensity", "lesions_geojson", "look_here_geojson", "overlay_png", "report_html",
+    "stage_page", "summary", "tally", "tile_colour", "tile_overlay", "with_heat",
 ]  # fmt: skip

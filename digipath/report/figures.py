@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -168,10 +169,24 @@ def _painted(picture: Floats, values: Floats, codes: NDArray[np.uint8], layer: L
         wide, line = (ndimage.binary_dilation(inside, iterations=n) for n in (2, 1))
         picture[wide & ~line] = INK
         picture[line & ~inside] = PAPER
+    unpredicted(picture, codes)
+    return rounded(picture)
+
+
+def unpredicted(picture: Floats, codes: NDArray[np.uint8]) -> None:
+    """Paint over, in place, the tissue without a prediction: grey, hatched where it could not be read.
+
+    Args:
+        picture: (rows, columns, 3) in [0, 255]. codes: (rows, columns) of `digipath.values`, for each of its pixels.
+    """
     diagonal = np.add.outer(np.arange(codes.shape[0]), np.arange(codes.shape[1]))
-    unpredicted = codes != BACKGROUND
-    picture[unpredicted] = 0.2 * picture[unpredicted] + 0.8 * np.array(GREY, np.float32)
+    without = (codes == READ_FAILED) | (codes == EXCLUDED)
+    picture[without] = 0.2 * picture[without] + 0.8 * np.array(GREY, np.float32)
     picture[(codes == READ_FAILED) & (diagonal % 10 < 3)] = INK
+
+
+def rounded(picture: Floats) -> NDArray[np.uint8]:
+    """A picture's numbers as bytes; changes the array given."""
     np.rint(picture, out=picture)
     return np.clip(picture, 0, 255, out=picture).astype(np.uint8)
 
@@ -185,13 +200,18 @@ def colours(level: NDArray[np.floating]) -> Floats:
 
 
 def _with_legend(picture: Image.Image, layer: Layer, mpp: float | None, *, failed: bool, excluded: bool) -> Image.Image:
-    """The picture above a strip with its colour bar, scale bar and keys, which wrap where it is narrow."""
-    pen = _Pen(max(1.0, picture.width / 640))
+    """The picture above a strip with its colour bar, scale bar and keys."""
+    pen = Pen.of(picture)
     keys = [pen.colour_bar(layer)]
     if mpp is not None:
         keys.append(pen.scale_bar(mpp, picture.width))
     keys += [pen.key("not read: no prediction", READ_FAILED)] * failed
     keys += [pen.key("left out: no prediction", EXCLUDED)] * excluded
+    return with_keys(picture, keys, pen)
+
+
+def with_keys(picture: Image.Image, keys: Sequence[Image.Image], pen: Pen) -> Image.Image:
+    """The picture above a strip with the parts of its legend, which wrap where it is narrow."""
     gap, line = pen.px(16), pen.px(48)
     width = max(picture.width, max(key.width for key in keys) + 2 * gap)
     places: list[tuple[int, int]] = []
@@ -209,10 +229,15 @@ def _with_legend(picture: Image.Image, layer: Layer, mpp: float | None, *, faile
 
 
 @dataclass(frozen=True)
-class _Pen:
+class Pen:
     """Draws the parts of a legend, each an image; `unit` pixels are one pixel of a small picture."""
 
     unit: float
+
+    @classmethod
+    def of(cls, picture: Image.Image) -> Pen:
+        """The pen for the legend of this picture."""
+        return cls(max(1.0, picture.width / 640))
 
     def px(self, size: float) -> int:
         """A size in pixels of this picture."""
@@ -221,8 +246,8 @@ class _Pen:
     def colour_bar(self, layer: Layer) -> Image.Image:
         """The colours as they look over tissue, from 0 to the top value, with the contour's place."""
         long, high, margin = self.px(150), self.px(12), self.px(12)
-        name_width = round(self._font.getlength(layer.name))
-        bar, draw = self._blank(long + 3 * margin + name_width)
+        name_width = round(self.font.getlength(layer.name))
+        bar, draw = self.blank(long + 3 * margin + name_width)
         level = np.tile(np.linspace(0, 1, long, dtype=np.float32), (high, 1))
         tissue = np.broadcast_to(np.array((226, 196, 216), np.float32), (high, long, 3))
         plain = Layer(level, top=layer.top)
@@ -232,8 +257,8 @@ class _Pen:
         for mark in (0.0, layer.top) if layer.contour is None else (0.0, layer.contour, layer.top):
             x = margin + round(mark / layer.top * (long - 1))
             draw.line((x, 0, x, high + self.px(2)), fill=INK, width=self.px(1))
-            draw.text((x, high + self.px(3)), f"{mark:.2g}", fill=INK, font=self._font, anchor="ma")
-        draw.text((long + 2 * margin, 0), layer.name, fill=INK, font=self._font)
+            draw.text((x, high + self.px(3)), f"{mark:.2g}", fill=INK, font=self.font, anchor="ma")
+        draw.text((long + 2 * margin, 0), layer.name, fill=INK, font=self.font)
         return bar
 
     def scale_bar(self, mpp: float, width_px: int) -> Image.Image:
@@ -242,25 +267,27 @@ class _Pen:
         power = 10.0 ** math.floor(math.log10(aim_mm))
         length_mm = max(step * power for step in (1, 2, 5) if step * power <= aim_mm)
         long, label = round(length_mm * 1000 / mpp), f"{length_mm:g} mm"  # Pillow's own font has no µ
-        bar, draw = self._blank(max(long + 1, round(self._font.getlength(label))))
+        bar, draw = self.blank(max(long + 1, round(self.font.getlength(label))))
         draw.rectangle((0, self.px(4), long, self.px(8)), fill=INK)
-        draw.text((0, self.px(15)), label, fill=INK, font=self._font)
+        draw.text((0, self.px(15)), label, fill=INK, font=self.font)
         return bar
 
     def key(self, text: str, code: int) -> Image.Image:
         """A patch of unpredicted tissue and what it means."""
         shape = (self.px(18), self.px(30))
-        key, draw = self._blank(self.px(38) + round(self._font.getlength(text)))
+        key, draw = self.blank(self.px(38) + round(self.font.getlength(text)))
         nothing = np.zeros(shape, np.float32)
         tissue = np.full((*shape, 3), 220, np.float32)
         key.paste(Image.fromarray(_painted(tissue, nothing, np.full(shape, code, np.uint8), Layer(nothing))))
-        draw.text((self.px(38), self.px(2)), text, fill=INK, font=self._font)
+        draw.text((self.px(38), self.px(2)), text, fill=INK, font=self.font)
         return key
 
     @property
-    def _font(self) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    def font(self) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+        """The font of legends."""
         return ImageFont.load_default(self.px(12))
 
-    def _blank(self, width: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    def blank(self, width: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+        """An empty part of a legend, and what draws on it."""
         image = Image.new("RGB", (width, self.px(36)), PAPER)
         return image, ImageDraw.Draw(image)

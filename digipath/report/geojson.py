@@ -99,17 +99,29 @@ def annotation(
 ) -> dict[str, object]:
     """Return one Feature; equal outlines of a class have equal ids."""
     geometry = shapely.to_geojson(shapely.transform(outline_l0, lambda xy: np.round(xy, DECIMALS)))
+    properties = {"name": name, "classification": classification(class_name, colour_rgb)}
+    return feature("annotation", f"{class_name} {geometry}", json.loads(geometry), properties, measurements)
+
+
+def feature(
+    object_type: str,
+    key: str,
+    geometry: Mapping[str, object],
+    properties: Mapping[str, object],
+    measurements: Mapping[str, float],
+) -> dict[str, object]:
+    """Return one Feature of QuPath's; equal keys have equal ids."""
     return {
         "type": "Feature",
-        "id": str(uuid.uuid5(NAMESPACE, f"{class_name} {geometry}")),
-        "geometry": json.loads(geometry),
-        "properties": {
-            "objectType": "annotation",
-            "name": name,
-            "classification": {"name": class_name, "color": list(colour_rgb)},
-            "measurements": dict(measurements),
-        },
+        "id": str(uuid.uuid5(NAMESPACE, key)),
+        "geometry": geometry,
+        "properties": {"objectType": object_type, **properties, "measurements": dict(measurements)},
     }
+
+
+def classification(class_name: str, colour_rgb: tuple[int, int, int]) -> dict[str, object]:
+    """QuPath's classification: a name and its colour."""
+    return {"name": class_name, "color": list(colour_rgb)}
 
 
 def _measurements(lesion: Region, mpp: float | None) -> dict[str, float]:
