@@ -10,22 +10,18 @@ are encoded once and shared in the file by offset, only tiles on an outline are 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from digipath.errors import BadInput
-from digipath.synthetic.bigtiff import DEFLATE, JPEG, BigTiff, Grid, corrupt_tiles
-from digipath.synthetic.drawing import Painter, Polygon, deflate, inside, jpeg, outlines
-from digipath.synthetic.textures import halved, textures
+from digipath.synthetic.bigtiff import Grid, corrupt_tiles
+from digipath.synthetic.drawing import Polygon, inside, outlines
+from digipath.synthetic.pyramid import period_px, refuse_impossible, write_pyramid
+from digipath.synthetic.textures import NORMAL, TUMOUR, textures
 
 __all__ = ["SyntheticSlide", "corrupt_tiles", "write_slide"]
-
-PERIOD_PX = (512, 2048)  # least and greatest period of the textures
-MAX_SIDE_PX = 100_000
 
 
 @dataclass(frozen=True)
@@ -71,28 +67,14 @@ def write_slide(
 
     Raises BadInput for sizes, tiles or resolutions outside these.
     """
-    width, height = size_l0
-    if not (min(size_l0) >= 1 and max(size_l0) <= MAX_SIDE_PX) or tile not in (256, 512) or not 0 < mpp < math.inf:
-        raise BadInput(
-            f"expected a size of 1 to {MAX_SIDE_PX}, a tile of 256 or 512 and mpp above 0, received "
-            f"{width} × {height}, {tile} and {mpp}: {path}"
-        )
+    refuse_impossible(path, size_l0, mpp=mpp, tile=tile)
     rng = np.random.default_rng(seed)
     tissue_outlines, tumour_outlines = outlines(size_l0, pieces, tumours, rng)
-    quarter = 2 ** int(math.log2(max(4, *size_l0) / 4))
-    period = min(max(PERIOD_PX[0], quarter), PERIOD_PX[1])
-    paints = textures(period, mpp, rng)
-    encode, compression = (deflate, DEFLATE) if lossless else (jpeg, JPEG)
-    count = levels or 1 + max(0, math.ceil(math.log2(max(size_l0) / tile)))
-    with open(path, "wb") as file:
-        writer = BigTiff(file, tile, compression, mpp)
-        for level in range(count):
-            painter = Painter(paints, tissue_outlines, tumour_outlines, level, tile)
-            size = (max(1, width >> level), max(1, height >> level))
-            writer.write_level(size, level, painter.tiles(size, encode))
-            paints = [halved(paint) for paint in paints]
-    if failed_tiles:
-        corrupt_tiles(path, failed_tiles)
+    paints = textures(period_px(size_l0), mpp, rng)
+    layers = ((tissue_outlines, NORMAL), (tumour_outlines, TUMOUR))
+    write_pyramid(
+        path, size_l0, paints, layers, mpp=mpp, tile=tile, levels=levels, lossless=lossless, failed_tiles=failed_tiles
+    )
     return SyntheticSlide(
         Path(path), size_l0, mpp, tile, tissue_outlines, tumour_outlines, tuple((col, row) for col, row in failed_tiles)
     )

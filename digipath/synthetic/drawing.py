@@ -1,4 +1,4 @@
-"""Outlines of tissue and tumour, and the tiles drawn from them."""
+"""Outlines of tissue and of the regions in it, and the tiles drawn from them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import shapely
 from PIL import Image
 
 from digipath.synthetic.bigtiff import EncodedTile
-from digipath.synthetic.textures import GLASS, NORMAL, TUMOUR
 
 Polygon = np.ndarray  # (n, 2) float64, x and y in level-0 pixels, not closed
+Layer = tuple[Sequence[Polygon], int]  # outlines, and which texture fills them
 Encoder = Callable[[np.ndarray], bytes]
 
 
@@ -30,17 +30,17 @@ def outlines(
     for piece in range(pieces):
         centre = np.array(size_l0) / 2
         centre[long_axis] = span * (piece + 0.5)
-        tissue.append(_blob(centre, radius, rng))
+        tissue.append(blob(centre, radius, rng))
         own = range(piece, tumours, pieces)
         for k, _ in enumerate(own):
             angle = 2 * math.pi * (k + rng.uniform(0, 0.5)) / len(own)
             # The tissue's outline stays above 0.7 of its radius: 0.38 + 0.3 lies inside it.
             offset = 0.38 * radius * np.array([math.cos(angle), math.sin(angle)])
-            tumour.append(_blob(centre + offset, radius * rng.uniform(0.15, 0.3), rng))
+            tumour.append(blob(centre + offset, radius * rng.uniform(0.15, 0.3), rng))
     return tuple(tissue), tuple(tumour)
 
 
-def _blob(centre: np.ndarray, radius: float, rng: np.random.Generator) -> Polygon:
+def blob(centre: np.ndarray, radius: float, rng: np.random.Generator) -> Polygon:
     """A smooth closed outline whose distance from `centre` is 0.7 to 1 of `radius`."""
     angle = np.linspace(0, 2 * math.pi, 180, endpoint=False)
     waves = np.zeros(len(angle))
@@ -77,20 +77,17 @@ def raster(
 
 
 class Painter:
-    """Paints the tiles of one level; tiles of a single texture are encoded once."""
+    """Paints the tiles of one level; tiles of a single texture are encoded once.
 
-    def __init__(
-        self,
-        textures: Sequence[np.ndarray],
-        tissues: Sequence[Polygon],
-        tumours: Sequence[Polygon],
-        level: int,
-        tile: int,
-    ) -> None:
+    textures: square RGB, glass is the last. layers: painted over glass one after another.
+    """
+
+    def __init__(self, textures: Sequence[np.ndarray], layers: Sequence[Layer], level: int, tile: int) -> None:
         self.textures = [np.clip(np.rint(texture), 0, 255).astype(np.uint8) for texture in textures]
-        self.tissues, self.tumours = tissues, tumours
+        self.layers, self.glass = layers, len(textures) - 1
         self.downsample, self.tile = 2**level, tile
-        self.period_tiles = max(1, len(textures[0]) // tile)
+        self.plain: dict[tuple[int, int, int], np.ndarray] = {}
+        self.period_tiles = math.lcm(len(textures[0]), tile) // tile
 
     def tiles(self, size: tuple[int, int], encode: Encoder) -> Iterator[EncodedTile]:
         """(key, maker of the bytes) in the order of the file; equal keys mean equal bytes."""
@@ -114,7 +111,7 @@ class Painter:
         """Tiles that an outline crosses, or passes within 2 pixels of."""
         crossed = np.zeros((rows, cols), bool)
         span = self.tile * self.downsample
-        for polygon in (*self.tissues, *self.tumours):
+        for polygon in (polygon for polygons, _ in self.layers for polygon in polygons):
             ends = np.roll(polygon, -1, axis=0)
             steps = 1 + int(np.abs(ends - polygon).max() / (span / 8))
             along = np.linspace(0, 1, steps + 1)[:, None, None]
@@ -128,26 +125,29 @@ class Painter:
     def _kinds(self, cols: int, rows: int) -> np.ndarray:
         """The texture at each tile's centre."""
         x, y = np.meshgrid(*((np.arange(count) + 0.5) * self.tile * self.downsample for count in (cols, rows)))
-        tissue, tumour = (
-            np.any([np.zeros_like(x, bool), *(shapely.contains_xy(shapely.Polygon(p), x, y) for p in polygons)], axis=0)
-            for polygons in (self.tissues, self.tumours)
-        )
-        return np.where(tumour, TUMOUR, np.where(tissue, NORMAL, GLASS))
+        kinds = np.full(x.shape, self.glass)
+        for polygons, kind in self.layers:
+            for polygon in polygons:
+                kinds[shapely.contains_xy(shapely.Polygon(polygon), x, y)] = kind
+        return kinds
 
     def _plain(self, kind: int, col: int, row: int) -> np.ndarray:
-        """A tile of one texture; `np.take` wraps around its period."""
-        texture = self.textures[kind]
-        y = np.arange(row * self.tile, (row + 1) * self.tile) % len(texture)
-        x = np.arange(col * self.tile, (col + 1) * self.tile) % len(texture)
-        return texture[y[:, None], x]
+        """A tile of one texture, which wraps around its period; do not write into it."""
+        place = (kind, col % self.period_tiles, row % self.period_tiles)
+        if place not in self.plain:
+            texture = self.textures[kind]
+            y, x = (np.arange(index * self.tile, (index + 1) * self.tile) % len(texture) for index in (row, col))
+            self.plain[place] = texture[y[:, None], x]
+        return self.plain[place]
 
     def _composed(self, col: int, row: int) -> np.ndarray:
         corner = (col * self.tile * self.downsample, row * self.tile * self.downsample)
-        size = (self.tile, self.tile)
-        tissue = raster(self.tissues, corner, size, self.downsample)
-        tumour = raster(self.tumours, corner, size, self.downsample)
-        out = np.where(tissue[..., None], self._plain(NORMAL, col, row), self._plain(GLASS, col, row))
-        return np.where(tumour[..., None], self._plain(TUMOUR, col, row), out)
+        out = self._plain(self.glass, col, row).copy()
+        for polygons, kind in self.layers:
+            filled = raster(polygons, corner, (self.tile, self.tile), self.downsample)
+            if filled.any():
+                np.copyto(out, self._plain(kind, col, row), where=filled[..., None])
+        return out
 
 
 def jpeg(pixels: np.ndarray) -> bytes:

@@ -18,12 +18,12 @@ EOSIN = (0.072, 0.990, 0.105)
 
 def textures(period: int, mpp: float, rng: np.random.Generator) -> list[np.ndarray]:
     """(period, period, 3) float32 RGB of normal tissue, tumour and glass, periodic in both axes."""
-    density = _noise(period, 60 / mpp, rng)
-    fibres = 0.1 * _noise(period, 2.0 / mpp, rng) + 0.06 * _noise(period, 0.8, rng)
+    density = smooth_noise(period, 60 / mpp, rng)
+    fibres = 0.1 * smooth_noise(period, 2.0 / mpp, rng) + 0.06 * smooth_noise(period, 0.8, rng)
     # Stain and section thickness vary over 60 µm, the sensor adds its noise: alike in both tissues,
     # and stronger than what JPEG or another resolution makes of small and large nuclei.
-    strength = 1 + 0.12 * _noise(period, 60 / mpp, rng)
-    eosin = 0.03 * _noise(period, 12 / mpp, rng) + 0.03 * _noise(period, 60 / mpp, rng)
+    strength = 1 + 0.12 * smooth_noise(period, 60 / mpp, rng)
+    eosin = 0.03 * smooth_noise(period, 12 / mpp, rng) + 0.03 * smooth_noise(period, 60 / mpp, rng)
     sensor = rng.standard_normal((period, period, 3), dtype=np.float32) * np.float32(6)
     glass = 243 + 0.3 * sensor
     nuclei = ((SMALL_NUCLEUS_UM, 0.15), (LARGE_NUCLEUS_UM, 0.3))
@@ -31,7 +31,7 @@ def textures(period: int, mpp: float, rng: np.random.Generator) -> list[np.ndarr
     return [_stained(_ranks(field + fibres), strength, eosin) + sensor for field in fields] + [glass]
 
 
-def _noise(period: int, sigma_px: float, rng: np.random.Generator) -> np.ndarray:
+def smooth_noise(period: int, sigma_px: float, rng: np.random.Generator) -> np.ndarray:
     """Periodic smooth noise of mean 0 and variance 1, (period, period) float32."""
     # Wide kernels are applied to a coarse torus: the same look, a fraction of the time.
     step = min(2 ** max(0, int(math.log2(max(sigma_px, 4) / 4))), period // 16)
@@ -92,8 +92,8 @@ def _stained(rank: np.ndarray, strength: np.ndarray, eosin: np.ndarray) -> np.nd
 
 
 def halved(texture: np.ndarray) -> np.ndarray:
-    """The texture of the next level: means of 2 × 2, down to a single pixel."""
-    if len(texture) == 1:
-        return texture
+    """The texture of the next level: means of 2 × 2, down to a single pixel (from an odd side at once)."""
+    if len(texture) % 2:
+        return texture.mean(axis=(0, 1), keepdims=True)
     side = len(texture) // 2
     return texture.reshape(side, 2, side, 2, 3).mean(axis=(1, 3))
