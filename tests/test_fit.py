@@ -39,7 +39,7 @@ def fitted(made_up, tmp_path, monkeypatch):
     from digipath.training.fit import fit
 
     # Half the time of so small a training; tests/test_history.py looks at the pictures.
-    monkeypatch.setattr("digipath.training.fit.draw_curves", lambda path, history: path.touch())
+    monkeypatch.setattr("digipath.training.fit.draw_curves", lambda path, history, **_: path.touch())
 
     def run(name, *, training=made_up.Patches, validation=made_up.held_out, options=None, spec=SPEC, **changes):
         options = {"encoder": made_up.as_it_is, **(options or {})}

@@ -15,7 +15,14 @@ from PIL import Image
 from digipath.errors import BadInput, OutputUnwritable
 from digipath.training.checkpoint import Checkpoint, load_checkpoint, replacing, save_checkpoint
 from digipath.training.history import COLUMNS, EventLog, draw_curves, write_csv
-from digipath.training.schedule import Schedule, best_row, learning_rates, stop_reason
+from digipath.training.schedule import (
+    Schedule,
+    best_row,
+    candidate_epoch,
+    kept_epoch,
+    learning_rates,
+    stop_reason,
+)
 
 SCHEDULE = Schedule(epochs=4, steps_per_epoch=2, batch=1, learning_rate=0.8, decay_every=2, decay_factor=0.5)
 
@@ -57,13 +64,19 @@ def test_learning_rates(changes, expected):
         ({"steps_per_epoch": 0}, "steps_per_epoch at least 1"),
         ({"batch": 0}, "batch at least 1"),
         ({"frozen_epochs": -1}, "frozen_epochs 0 or more"),
-        ({"optimiser": "sgd"}, "optimiser one of adam, adamw, got sgd"),
+        ({"optimiser": "rmsprop"}, "optimiser one of adam, adamw, sgd, got rmsprop"),
         ({"decay": "linear"}, "decay one of step, cosine, none"),
         ({"decay_every": 0}, "decay_every at least 1"),
         ({"decay_factor": 0.0}, r"decay_factor in \(0, 1\]"),
         ({"learning_rate": float("nan")}, "learning_rate positive and finite, got nan"),
         ({"warmup_epochs": 4}, "warmup_epochs fewer than epochs, got 4"),
         ({"weight_decay": 0.1}, "weight_decay 0 unless for adamw"),
+        ({"momentum": 0.9}, "momentum 0 unless for sgd"),
+        ({"momentum": 1.0, "optimiser": "sgd"}, r"momentum in \[0, 1\)"),
+        ({"keep": "best"}, "keep one of loss, accuracy, last, got best"),
+        ({"snapshots": (0, 4), "patience": None}, r"snapshots from 0 up to 3 epochs before the last, got \[4\]"),
+        ({"snapshots": (1, 1), "patience": None}, "snapshots each once"),
+        ({"snapshots": (0, 1)}, "patience none with snapshots, which count from the last, got 3"),
         ({"clip_norm": 0.0}, "clip_norm positive or none"),
         ({"patience": 0}, "patience positive or none"),
         ({"averaging": 1.0}, r"averaging in \[0, 1\) or none"),
@@ -105,6 +118,53 @@ def test_best_row_is_of_the_least_validation_loss_or_the_last():
     assert best_row(rows(None, None))["epoch"] == 2
 
 
+def graded(*pairs):
+    """A history with these validation losses and accuracies."""
+    return [
+        {"epoch": number, "phase": "whole", "loss": 0.5, "val_loss": loss, "val_accuracy": accuracy}
+        for number, (loss, accuracy) in enumerate(pairs, start=1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keep", "pairs", "kept"),
+    [
+        ("loss", [(0.9, 0.5), (0.6, 0.7), (0.7, 0.9)], 2),
+        ("loss", [(0.6, 0.5), (0.6, 0.7)], 1),  # the first of equals
+        ("last", [(0.9, 0.5), (0.6, 0.7), (0.7, 0.6)], 3),
+        ("accuracy", [(0.9, 0.5)], 1),
+        ("accuracy", [(0.9, 0.8), (0.6, 0.7)], 1),  # the best up to the least loss is not that of the least loss
+        ("accuracy", [(0.9, 0.6), (0.6, 0.7), (0.7, 0.9)], 2),  # the best of all comes after it, and does not count
+        ("accuracy", [(0.9, 0.6), (0.6, 0.7), (0.7, 0.9), (0.5, 0.8)], 3),  # unless the loss goes down once more
+        ("accuracy", [(0.9, 0.7), (0.6, 0.7), (0.5, 0.7)], 1),  # the first of equals
+        ("accuracy", [(0.9, 0.6), (0.5, 0.6), (0.5, 0.9)], 1),  # the first of equal losses cuts it off
+    ],
+)
+def test_kept_epoch(keep, pairs, kept):
+    assert kept_epoch(graded(*pairs), replace(SCHEDULE, keep=keep)) == kept
+
+
+def test_without_validation_the_last_epoch_is_kept():
+    for keep in ("loss", "accuracy", "last"):
+        assert kept_epoch(rows(None, None), replace(SCHEDULE, keep=keep)) == 2
+
+
+def test_what_will_be_kept_is_kept_now_or_a_candidate_or_still_to_come():
+    """So two files of weights are enough, whatever the history: tried on many of five epochs with three values each."""
+    schedule = replace(SCHEDULE, keep="accuracy")
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        history = graded(*rng.integers(0, 3, (5, 2)).tolist())
+        for epoch in range(1, 5):
+            before, now = history[:epoch], history[: epoch + 1]
+            at_hand = {kept_epoch(before, schedule), candidate_epoch(before, schedule), epoch + 1}
+            assert {kept_epoch(now, schedule), candidate_epoch(now, schedule)} <= at_hand
+
+
+def test_snapshots_count_from_the_last_epoch():
+    assert replace(SCHEDULE, snapshots=(0, 3), patience=None).snapshot_epochs == {4: 0, 1: 3}
+
+
 # ---- what is left to look at ----
 
 
@@ -120,6 +180,23 @@ def test_csv(tmp_path):
         (row,) = csv.DictReader(file)
     assert tuple(row) == COLUMNS
     assert row["val_loss"] == ""
+
+
+def test_csv_of_other_scores(tmp_path):
+    history = [{"epoch": 1, "phase": "whole", "learning_rate": 0.1, "loss": 0.5, "val_accuracy": 0.75, "seconds": 2.0}]
+    write_csv(tmp_path / "history.csv", history, scores={"val_accuracy": "accuracy"})
+    assert (tmp_path / "history.csv").read_text() == (
+        "epoch,phase,learning_rate,loss,val_loss,val_accuracy,seconds\n1,whole,0.1,0.5,,0.75,2.0\n"
+    )
+
+
+def test_curves_mark_the_epoch_that_is_kept(tmp_path):
+    scores = {"val_accuracy": "accuracy"}
+    history = [row | {"learning_rate": 0.1} for row in graded((0.9, 0.8), (0.6, 0.7), (0.7, 0.6))]
+    for kept in (None, 2, 1):
+        draw_curves(tmp_path / f"{kept}.png", history, scores=scores, kept=kept)
+    assert (tmp_path / "None.png").read_bytes() == (tmp_path / "2.png").read_bytes()
+    assert (tmp_path / "1.png").read_bytes() != (tmp_path / "2.png").read_bytes()
 
 
 def test_curves_show_the_history(tmp_path):

@@ -92,14 +92,14 @@ class TestClasses:
     @pytest.mark.parametrize("augmentation", [None, GEOMETRY, replace(GEOMETRY, scale=0.3)])
     def test_every_second_patch_shows_tumour_and_the_others_none(self, two_cases, augmentation):
         with PatchSource(two_cases, SAMPLING, augmentation=augmentation) as source:
-            shown = [bool(source.patch(index)[1].any()) for index in range(120)]
+            shown = [bool(source.sample(index)[1].any()) for index in range(120)]
         assert shown == [False, True] * 60
 
     def test_a_single_pixel_of_tumour_is_met_in_ever_new_places(self, coded_case):
         case = coded_case("rare", 1000, 1000, np.s_[700, 300])
         sampling = Sampling(mpp=0.5, patch_px=256, positive_share=1.0)
         with PatchSource([case], sampling, augmentation=None) as source:
-            found = [np.argwhere(source.patch(index)[1][..., 0]) for index in range(60)]
+            found = [np.argwhere(source.sample(index)[1][..., 0]) for index in range(60)]
         assert all(len(pixels) == 1 for pixels in found)
         offsets = np.concatenate(found) - 128
         assert len(np.unique(offsets, axis=0)) > 50
@@ -110,27 +110,27 @@ class TestClasses:
         cases = [coded_case(f"rare{n}", 200, 200, np.s_[n, 3 * n]) for n in range(12)]
         cases.append(coded_case("common", 400, 400, np.s_[70:]))
         with PatchSource(cases, replace(SAMPLING, patches_per_epoch=52), augmentation=None) as source:
-            counts = [int(source.patch(index)[1].sum()) for index in range(1, 52, 2)]
+            counts = [int(source.sample(index)[1].sum()) for index in range(1, 52, 2)]
         assert sum(count == 1 for count in counts) == 24
 
     def test_tumour_nearly_everywhere_leaves_the_normal_patches_where_there_is_none(self, coded_case):
         case = coded_case("ill", 256, 256, np.s_[:, 66:])
         with PatchSource([case], SAMPLING, augmentation=None) as source:
-            normal = [source.patch(index) for index in range(0, 60, 2)]
+            normal = [source.sample(index) for index in range(0, 60, 2)]
         assert not any(mask.any() for _, mask in normal)
         assert {int(image[0, 0, 1]) for image, _ in normal} <= {0, 1, 2}
 
     def test_what_one_source_found_out_serves_the_next(self, two_cases, monkeypatch):
         known = {}
         with PatchSource(two_cases[:1], SAMPLING, augmentation=None, surveys=known) as source:
-            first = source.patch(1)
+            first = source.sample(1)
         surveyed, survey = [], PatchSource._survey
         monkeypatch.setattr(PatchSource, "_survey", lambda self, case: surveyed.append(case) or survey(self, case))
         with PatchSource(two_cases, SAMPLING, augmentation=None, surveys=known) as source:
             assert surveyed == [1]
         with PatchSource(two_cases[:1], SAMPLING, augmentation=None, surveys=known) as source:
             assert surveyed == [1]
-            assert all(np.array_equal(a, b) for a, b in zip(source.patch(1), first, strict=True))
+            assert all(np.array_equal(a, b) for a, b in zip(source.sample(1), first, strict=True))
 
     def test_patches_know_their_case(self, two_cases):
         """Tumour is in "ill" only; normal patches are drawn from both, in rounds."""
@@ -145,14 +145,14 @@ class TestClasses:
         with PatchSource([case], SAMPLING, augmentation=None) as source, open_slide(written.path) as opened:
             full = packed(opened.read_block(0, 0, *opened.working_size_px(None), mpp=None)[0])
             for index in range(0, 40, 2):
-                row, col = where(full, source.patch(index)[0])
+                row, col = where(full, source.sample(index)[0])
                 assert tissue[max(0, row - 48) : row + 112, max(0, col - 48) : col + 112].any()
 
     def test_as_they_come_follows_the_area(self, coded_case):
         case = coded_case("half", 640, 640, np.s_[:320])
         sampling = replace(SAMPLING, positive_share=None)
         with PatchSource([case], sampling, augmentation=None) as source:
-            share = np.mean([source.patch(index)[1].mean() for index in range(300)])
+            share = np.mean([source.sample(index)[1].mean() for index in range(300)])
         assert share == pytest.approx(0.5, abs=0.08)
 
     @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ class TestClasses:
         Image.new("RGB", (300, 300), "white").save(tmp_path / "crop.png")
         sampling = replace(SAMPLING, positive_share=0.0)
         with PatchSource([training_case(tmp_path / "crop.png")], sampling, augmentation=None) as source:
-            assert source.patch(0)[0].min() == 255
+            assert source.sample(0)[0].min() == 255
 
 
 class TestRoom:
@@ -197,7 +197,7 @@ class TestRoom:
         case = coded_case("hole", 200, 200, *self.but_for(77, 101, 64, 64))
         with PatchSource([case], SAMPLING, augmentation=None) as source:
             for index in range(0, 20, 2):
-                image, mask = source.patch(index)
+                image, mask = source.sample(index)
                 assert not mask.any()
                 assert image[0, 0, :2].tolist() == [77, 101]
 
@@ -210,7 +210,7 @@ class TestRoom:
         """For a zoom to 1 ± 0.4 90 px are read; a hole of 70 serves the patches that show up to 70, and only those."""
         cases = [coded_case("hole", 200, 200, *self.but_for(77, 101, 70, 70)), coded_case("well", 200, 200)]
         with PatchSource(cases, SAMPLING, augmentation=self.ZOOM) as source:
-            names, fields = source.names(range(0, 400, 2)), [field(source.patch(n)[0]) for n in range(0, 400, 2)]
+            names, fields = source.names(range(0, 400, 2)), [field(source.sample(n)[0]) for n in range(0, 400, 2)]
         hole = [field for name, field in zip(names, fields, strict=True) if name == "hole"]
         assert len(hole) > 3
         assert max(hole) < 71.5
@@ -220,7 +220,7 @@ class TestRoom:
         case = coded_case("hole", 200, 200, *self.but_for(77, 101, 70, 70))
         with PatchSource([case], SAMPLING, augmentation=self.ZOOM) as source:
             assert 0.05 < source.augmentation.scale < 0.1
-            patches = [source.patch(index) for index in range(200)]
+            patches = [source.sample(index) for index in range(200)]
         assert [bool(mask.any()) for _, mask in patches] == [False, True] * 100
         normal, tumour = ([field(image) for image, _ in patches[kind::2]] for kind in (0, 1))
         for fields in (normal, tumour):
@@ -232,7 +232,7 @@ class TestRoom:
         case = coded_case("hole", 200, 200, *self.but_for(77, 101, 70, 70))
         with PatchSource([case], replace(SAMPLING, positive_share=share), augmentation=self.ZOOM) as source:
             assert source.augmentation == self.ZOOM
-            assert max(field(source.patch(index)[0]) for index in range(100)) > 84
+            assert max(field(source.sample(index)[0]) for index in range(100)) > 84
 
     def test_the_zoom_is_the_same_for_both_classes(self, coded_case):
         """One hole has just room for the widest zoom, so that few of the places tried will do; one has it for some."""
@@ -240,7 +240,7 @@ class TestRoom:
         cases = [coded_case(name, 200, 200, *self.but_for(50, 60, side, side)) for name, side in sizes.items()]
         with PatchSource(cases, SAMPLING, augmentation=self.ZOOM) as source:
             assert source.augmentation == self.ZOOM
-            fields = np.array([field(source.patch(index)[0]) for index in range(800)])
+            fields = np.array([field(source.sample(index)[0]) for index in range(800)])
         assert stats.ks_2samp(fields[::2], fields[1::2]).pvalue > 0.05
         assert stats.kstest(fields[::2], stats.uniform(64 * 0.6, 64 * 0.8).cdf).pvalue > 0.01
 
@@ -274,7 +274,7 @@ class TestLesions:
         specks = [np.s_[20 + 18 * n, 40 + 100 * k] for n in range(10) for k in range(4)]
         case = coded_case("specks", 512, 512, np.s_[400:460, 400:460], *specks)
         with PatchSource([case], replace(SAMPLING, positive_share=1.0, shift_px=0), augmentation=None) as source:
-            large = [source.patch(index)[1].sum() > 40 for index in range(1, 400, 2)]  # with no lesion of its turn
+            large = [source.sample(index)[1].sum() > 40 for index in range(1, 400, 2)]  # with no lesion of its turn
         assert np.mean(large) > 0.95
 
     def test_a_lesion_that_vanishes_at_the_working_resolution_is_none(self, coded_case):
@@ -283,7 +283,7 @@ class TestLesions:
         sampling = replace(SAMPLING, positive_share=0.5)
         with PatchSource([coded_case("both", 400, 400, gone, kept, mpp=0.25)], sampling, augmentation=None) as source:
             for index in range(1, 40, 2):
-                assert source.patch(index)[1].sum() == 1
+                assert source.sample(index)[1].sum() == 1
         with pytest.raises(BadInput, match="there is no lesion pixel"):
             PatchSource([coded_case("gone", 400, 400, gone, mpp=0.25)], sampling, augmentation=None)
 
@@ -293,14 +293,14 @@ class TestLesions:
         cases = [coded_case(f"at{n}", 200, 200, at) for n, at in enumerate((np.s_[1, 2], np.s_[198, 5], np.s_[90, 0]))]
         sampling = replace(SAMPLING, positive_share=1.0, shift_px=shift)
         with PatchSource(cases, sampling, augmentation=replace(GEOMETRY, scale=0.5)) as source:
-            assert all(source.patch(index)[1].any() for index in range(90))
+            assert all(source.sample(index)[1].any() for index in range(90))
 
     def test_a_pixel_of_lesion_is_found_across_cells(self, coded_case):
         """Beyond 1024 × 1024 px cells of 2 px are looked at first: here [12, 14), across cells of 13."""
         case = coded_case("across", 1100, 1000, np.s_[13, 13])
         sampling = Sampling(mpp=0.5, patch_px=104, positive_share=1.0)
         with PatchSource([case], sampling, augmentation=None) as source:
-            assert all(source.patch(index)[1].sum() == 1 for index in range(5))
+            assert all(source.sample(index)[1].sum() == 1 for index in range(5))
 
     def test_a_lesion_that_cannot_be_read_gives_way_to_others(self, tmp_path):
         path = tmp_path / "hurt.tiff"
@@ -310,7 +310,7 @@ class TestLesions:
         Image.fromarray(mask).save(tmp_path / "mask.png")
         sampling = replace(SAMPLING, positive_share=1.0, tissue="all")
         with PatchSource([training_case(path, tmp_path / "mask.png")], sampling, augmentation=None) as source:
-            assert all(source.patch(index)[1].any() for index in range(20))
+            assert all(source.sample(index)[1].any() for index in range(20))
         assert source.unreadable > 60
 
 
@@ -319,7 +319,7 @@ class TestAlignment:
     def test_mask_and_image_show_the_same_place(self, two_cases, augmentation):
         with PatchSource(two_cases, SAMPLING, augmentation=augmentation) as source:
             for index in range(60):
-                image, mask = source.patch(index)
+                image, mask = source.sample(index)
                 assert image.shape == (64, 64, 3)
                 assert mask.shape == (64, 64, 1)
                 assert image.dtype == mask.dtype == np.float32
@@ -327,7 +327,7 @@ class TestAlignment:
 
     def test_augmentation_turns_and_flips(self, two_cases):
         with PatchSource(two_cases, SAMPLING, augmentation=GEOMETRY) as source:
-            corners = [source.patch(index)[0][:2, :2, :2] for index in range(60)]
+            corners = [source.sample(index)[0][:2, :2, :2] for index in range(60)]
         down, right = ([np.sign(np.diff(corner, axis=axis)).ravel().tolist() for corner in corners] for axis in (0, 1))
         assert len({tuple(one + two) for one, two in zip(down, right, strict=True)}) >= 8
 
@@ -336,7 +336,7 @@ class TestAlignment:
         case = coded_case("ill", 700, 700, np.s_[200:300, 220:330])
         with PatchSource([case], replace(SAMPLING, mpp=mpp, positive_share=1.0), augmentation=None) as source:
             for index in range(20):
-                image, mask = source.patch(index)
+                image, mask = source.sample(index)
                 differs = (image[..., 2] > 127.5) != (mask[..., 0] > 0)
                 assert differs.mean() < 0.02
 
@@ -346,7 +346,7 @@ class TestAlignment:
         with PatchSource([case], SAMPLING, augmentation=None) as source, open_slide(written.path) as opened:
             full = packed(opened.read_block(0, 0, *opened.working_size_px(None), mpp=None)[0])
             for index in range(1, 20, 2):
-                image, mask = source.patch(index)
+                image, mask = source.sample(index)
                 row, col = where(full, image)
                 wrong = (mask[..., 0] > 0) != truth[row : row + 64, col : col + 64]
                 assert wrong.mean() < 0.02
@@ -364,7 +364,7 @@ class TestAlignment:
         sampling = replace(SAMPLING, positive_share=None, tissue="all")
         with PatchSource([case], sampling, augmentation=None) as source:
             wrong = [
-                ((image[..., 0] > 127) != (mask[..., 0] > 0)).mean() for image, mask in map(source.patch, range(60))
+                ((image[..., 0] > 127) != (mask[..., 0] > 0)).mean() for image, mask in map(source.sample, range(60))
             ]
         assert max(wrong) < 0.04
 
@@ -374,7 +374,7 @@ class TestAlignment:
         steps = []
         for case in (fine, coarse):
             with PatchSource([case], sampling, augmentation=None) as source:
-                steps.append(float(np.median(np.diff(source.patch(0)[0][..., 0], axis=0))))
+                steps.append(float(np.median(np.diff(source.sample(0)[0][..., 0], axis=0))))
         assert steps == pytest.approx([1.0, 0.5], abs=0.5)
         assert steps[0] == 1.0
 
@@ -389,7 +389,7 @@ class TestEdges:
         augmentation = replace(GEOMETRY, flips=False, rotations=False, scale=scale)
         with PatchSource([case], sampling, augmentation=augmentation) as source:
             for index in range(10):
-                image, mask = source.patch(index)
+                image, mask = source.sample(index)
                 assert image.shape == (64, 64, 3)
                 if not scale:
                     np.testing.assert_array_equal(image[..., 2] > 128, mask[..., 0] > 0)
@@ -402,7 +402,7 @@ class TestEdges:
         corners = [np.s_[0, 0], np.s_[0, 399], np.s_[299, 0], np.s_[299, 399]]
         case = coded_case("corners", 300, 400, *corners)
         with PatchSource([case], replace(SAMPLING, positive_share=1.0), augmentation=None) as source:
-            seen = {tuple(source.patch(index)[0][0, 0, :2].astype(int)) for index in range(40)}
+            seen = {tuple(source.sample(index)[0][0, 0, :2].astype(int)) for index in range(40)}
         assert seen == {(0, 0), (0, (400 - 64) % 256), (300 - 64, 0), (300 - 64, (400 - 64) % 256)}
 
 
@@ -417,7 +417,7 @@ class TestUnreadable:
             full = packed(opened.read_block(0, 0, *opened.working_size_px(None), mpp=None)[0])
         with PatchSource([training_case(files[1])], sampling, augmentation=None) as source:
             for index in range(30):
-                _, col = where(full, source.patch(index)[0])  # pixels of the whole slide, nothing made up
+                _, col = where(full, source.sample(index)[0])  # pixels of the whole slide, nothing made up
                 assert col // 256 % 2 == (col + 63) // 256 % 2 == 1
         assert source.unreadable > 5
         assert source.failure is None
@@ -429,7 +429,7 @@ class TestUnreadable:
         sampling = replace(SAMPLING, positive_share=None)
         with PatchSource([training_case(path)], sampling, augmentation=None) as source:
             with pytest.raises(SlideUnreadable, match=r"64 places drawn for patch 5 gave none.*dead.tiff"):
-                source.patch(5)
+                source.sample(5)
             assert isinstance(source.failure, SlideUnreadable)
             assert source.unreadable == 64
 
@@ -437,9 +437,9 @@ class TestUnreadable:
 class TestDeterminism:
     def test_order_threads_and_instances_change_nothing(self, two_cases):
         with PatchSource(two_cases, SAMPLING, augmentation=Augmentation()) as source:
-            expected = [source.patch(index) for index in range(40)]
+            expected = [source.sample(index) for index in range(40)]
         with PatchSource(two_cases, SAMPLING, augmentation=Augmentation()) as other, ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(other.patch, reversed(range(40))))[::-1]
+            found = list(pool.map(other.sample, reversed(range(40))))[::-1]
         for (image, mask), (image2, mask2) in zip(expected, found, strict=True):
             np.testing.assert_array_equal(image, image2)
             np.testing.assert_array_equal(mask, mask2)
@@ -447,15 +447,15 @@ class TestDeterminism:
     def test_every_epoch_and_seed_draws_anew(self, two_cases):
         sampling = replace(SAMPLING, patches_per_epoch=10)
         with PatchSource(two_cases, sampling, augmentation=None) as source:
-            images = [source.patch(index)[0].tobytes() for index in range(40)]
+            images = [source.sample(index)[0].tobytes() for index in range(40)]
         assert len(set(images)) > 30
         with PatchSource(two_cases, replace(sampling, seed=1), augmentation=None) as other:
-            assert sum(other.patch(index)[0].tobytes() == images[index] for index in range(40)) < 3
+            assert sum(other.sample(index)[0].tobytes() == images[index] for index in range(40)) < 3
 
     def test_patches_outlive_the_closing_of_the_slides(self, two_cases):
         with PatchSource(two_cases, SAMPLING, augmentation=None) as source:
-            image = source.patch(0)[0]
-        np.testing.assert_array_equal(source.patch(0)[0], image)
+            image = source.sample(0)[0]
+        np.testing.assert_array_equal(source.sample(0)[0], image)
         source.close()
 
 
@@ -579,7 +579,7 @@ class TestRefusals:
 
     def test_a_negative_index(self, two_cases):
         with PatchSource(two_cases, SAMPLING, augmentation=None) as source, pytest.raises(BadInput, match="-1"):
-            source.patch(-1)
+            source.sample(-1)
 
 
 @pytest.mark.parametrize("method", ["macenko", "reinhard"])
@@ -594,7 +594,7 @@ def test_stain_is_brought_to_the_target(slide, method):
         PatchSource([case], sampling, augmentation=None, stain=REFERENCES[method]) as stained,
     ):
         for index in range(6):
-            (image, mask), (brought, same) = plain.patch(index), stained.patch(index)
+            (image, mask), (brought, same) = plain.sample(index), stained.sample(index)
             np.testing.assert_array_equal(brought, bring(image.astype(np.uint8)))
             np.testing.assert_array_equal(same, mask)
             assert np.abs(brought - image).mean() > 1
@@ -612,7 +612,7 @@ class TestBatches:
     @pytest.fixture
     def expected(self, source):
         """Patches 6 to 15 as the network shall see them."""
-        pairs = [source.patch(index) for index in range(6, 16)]
+        pairs = [source.sample(index) for index in range(6, 16)]
         images, masks = (np.stack(part) for part in zip(*pairs, strict=True))
         return images * np.float32(1 / 127.5) + np.float32(-1), masks
 
@@ -662,7 +662,7 @@ class TestBatches:
 
         network.compile("sgd", loss, run_eagerly=True)
         network.fit(make(source, **self.OPTIONS), steps_per_epoch=2, epochs=2, shuffle=False, verbose=0)
-        means = [source.patch(index)[0].mean(axis=(0, 1)) / 127.5 - 1 for index in range(16)]
+        means = [source.sample(index)[0].mean(axis=(0, 1)) / 127.5 - 1 for index in range(16)]
         np.testing.assert_allclose(np.concatenate(seen), means, atol=1e-4)
 
     def test_an_unreadable_slide_stops_it_with_its_reason(self, tmp_path):

@@ -1,7 +1,7 @@
 """Training patches straight from slides: balanced, augmented, and the same on every run.
 
-`PatchSource.patch(index)` depends on the seed and the index alone. `batches` feeds a network with
-patches first, first + 1, …, made ahead in parallel; a restarted training goes on at its index.
+`PatchSource.sample(index)` depends on the seed and the index alone. `batches` feeds a network with
+samples first, first + 1, …, of any such source, made ahead in parallel; a restarted training goes on at its index.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,18 @@ TRIES = 64  # places drawn for one patch before its slide counts as unreadable
 FREE_TRIES = 16  # of them as drawn; then any lesion will do, and for none the places known to have room
 AHEAD = 2  # batches made before they are asked for
 
-Sample = tuple[NDArray[np.float32], NDArray[np.float32]]  # image (P, P, 3), mask (P, P, 1)
+Sample = tuple[NDArray[np.float32], NDArray[np.float32]]  # image and truth, of patches (P, P, 3) and (P, P, 1)
+Shape = tuple[int, ...]
+
+
+class Source(Protocol):
+    """Samples by their index: patches with masks, tiles or bags with classes. `shapes` are those of `sample`'s two."""
+
+    @property
+    def shapes(self) -> tuple[Shape, Shape]: ...
+
+    def sample(self, index: int, /) -> Sample:
+        """What belongs to an index ≥ 0, always the same, as arrays that are the caller's own; RGB in [0, 255]."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class PatchSource:
 
     Attributes:
         unreadable: places drawn so far that could not be read and were drawn again.
-        failure: the last error that `patch` raised; frameworks that call it hide its kind.
+        failure: the last error that `sample` raised; frameworks that call it hide its kind.
 
     Raises:
         BadInput: a setting out of range, no case, or a class of which no patch can be drawn.
@@ -113,7 +124,13 @@ class PatchSource:
         """Release the slides; patches asked for later open them again."""
         self._readers.close()
 
-    def patch(self, index: int) -> Sample:
+    @property
+    def shapes(self) -> tuple[Shape, Shape]:
+        """Of a patch and its mask."""
+        side = self.sampling.patch_px
+        return (side, side, 3), (side, side, 1)
+
+    def sample(self, index: int) -> Sample:
         """The patch of an index ≥ 0 and its mask: a pure function of the seed and the index.
 
         Returns (P, P, 3) float32 in [0, 255] and (P, P, 1) float32, 1 in lesions, else 0.
@@ -262,7 +279,7 @@ class PatchSource:
 
 
 def batches(
-    source: PatchSource,
+    source: Source,
     *,
     batch: int,
     scale: Scaling,
@@ -271,10 +288,10 @@ def batches(
     count: int | None = None,
     workers: int | None = None,
 ) -> Any:  # noqa: ANN401 - of the backend
-    """Batches of patches first, first + 1, … for Keras, made ahead by `workers` threads.
+    """Batches of samples first, first + 1, … for Keras, made ahead by `workers` threads.
 
-    Each is (B, P, P, 3) float32, RGB × scale + offset, and (B, P, P, 1) float32. count: of patches,
-    the last batch may be smaller; None: endless, all batches full. workers: None: one per core.
+    Each is float32, RGB × scale + offset, and the truth, float32: of patches (B, P, P, 3) and (B, P, P, 1).
+    count: of samples, the last batch may be smaller; None: endless, all batches full. workers: None: one per core.
 
     Returns a tf.data.Dataset on the TensorFlow backend, else a keras.utils.PyDataset with the same
     numbers. Raises BadInput for a batch, count or workers below 1 or `first` below 0.
@@ -286,7 +303,7 @@ def batches(
 
 
 def tensorflow_batches(
-    source: PatchSource,
+    source: Source,
     *,
     batch: int,
     scale: Scaling,
@@ -299,21 +316,22 @@ def tensorflow_batches(
     import tensorflow as tf
 
     _check(batch, first, count, workers)
-    sample, side = _scaled(source, scale, offset), source.sampling.patch_px
+    sample, shapes = _scaled(source, scale, offset), source.shapes
 
     def load(index: Any) -> tuple[Any, Any]:  # noqa: ANN401 - tensors
-        image, mask = tf.numpy_function(sample, [index], [tf.float32, tf.float32])
-        return tf.ensure_shape(image, (side, side, 3)), tf.ensure_shape(mask, (side, side, 1))
+        parts = tf.numpy_function(sample, [index], [tf.float32, tf.float32])
+        image, truth = (tf.ensure_shape(part, shape) for part, shape in zip(parts, shapes, strict=True))
+        return image, truth
 
     indices = tf.data.Dataset.counter(first)
     if count is not None:
         indices = indices.take(count)
-    patches = indices.map(load, num_parallel_calls=_workers(workers), deterministic=True)
-    return patches.batch(batch, drop_remainder=count is None).prefetch(AHEAD)
+    samples = indices.map(load, num_parallel_calls=_workers(workers), deterministic=True)
+    return samples.batch(batch, drop_remainder=count is None).prefetch(AHEAD)
 
 
 def keras_batches(
-    source: PatchSource,
+    source: Source,
     *,
     batch: int,
     scale: Scaling,
@@ -346,8 +364,8 @@ def keras_batches(
                 self._made[ahead] = made.get(ahead) or [
                     self._pool.submit(sample, index) for index in self._indices(ahead)
                 ]
-            images, masks = zip(*(future.result() for future in self._made.pop(number)), strict=True)
-            return np.stack(images), np.stack(masks)
+            images, truths = zip(*(future.result() for future in self._made.pop(number)), strict=True)
+            return np.stack(images), np.stack(truths)
 
         @staticmethod
         def _indices(number: int) -> range:
@@ -357,14 +375,14 @@ def keras_batches(
     return Batches()
 
 
-def _scaled(source: PatchSource, scale: Scaling, offset: Scaling) -> Callable[[int], Sample]:
-    """Index → patch in the network's range, and its mask."""
+def _scaled(source: Source, scale: Scaling, offset: Scaling) -> Callable[[int], Sample]:
+    """Index → sample in the network's range, and its truth."""
 
     def sample(index: int) -> Sample:
-        image, mask = source.patch(int(index))
+        image, truth = source.sample(int(index))
         image *= np.asarray(scale, np.float32)
         image += np.asarray(offset, np.float32)
-        return image, mask
+        return image, truth
 
     return sample
 

@@ -1,4 +1,4 @@
-"""Keras' side of a training: network, optimiser, loss, devices, and batches of either kind of dataset."""
+"""Keras' side of a training: network, optimiser, devices, and batches of either kind of dataset."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from digipath.errors import BadInput
 from digipath.nn import build
-from digipath.nn.losses import HybridLoss
 from digipath.training.schedule import Schedule
 
-Dataset = Any  # batches of (patches, truths): a tf.data.Dataset or a keras.utils.PyDataset
+Dataset = Any  # batches of (samples, truths): a tf.data.Dataset or a keras.utils.PyDataset
 Arrays = tuple[NDArray[Any], ...]
 
 
@@ -37,7 +36,7 @@ def new_network(spec: Mapping[str, Any], *, mixed_precision: bool) -> keras.Mode
 
 
 def new_optimiser(schedule: Schedule, rates: NDArray[np.float64]) -> keras.optimizers.Optimizer:
-    """Adam or AdamW with a learning rate for each step from its first on."""
+    """Adam, AdamW or gradient descent with a learning rate for each step from its first on."""
     settings = {
         "learning_rate": _Rates(rates),
         "global_clipnorm": schedule.clip_norm,
@@ -46,6 +45,8 @@ def new_optimiser(schedule: Schedule, rates: NDArray[np.float64]) -> keras.optim
     }
     if schedule.optimiser == "adamw":
         return keras.optimizers.AdamW(weight_decay=schedule.weight_decay, **settings)
+    if schedule.optimiser == "sgd":
+        return keras.optimizers.SGD(momentum=schedule.momentum, **settings)
     return keras.optimizers.Adam(**settings)
 
 
@@ -60,16 +61,6 @@ class _Rates(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self) -> dict[str, Any]:
         return {"rates": self.rates.tolist()}
-
-
-def new_loss(schedule: Schedule) -> HybridLoss:
-    """The hybrid loss with the schedule's weights."""
-    return HybridLoss(
-        schedule.cross_entropy_weight,
-        schedule.background_weight,
-        schedule.foreground_weight,
-        label_smoothing=schedule.label_smoothing,
-    )
 
 
 def backend_version() -> str:
@@ -150,7 +141,7 @@ class _First(keras.utils.PyDataset):
 
 
 def read_batches(data: Dataset, count: int) -> Iterator[tuple[Any, Any]]:
-    """Yield up to `count` batches: (patches, truths)."""
+    """Yield up to `count` batches: (samples, truths)."""
     if isinstance(data, keras.utils.PyDataset):
         yield from (data[index] for index in range(count))
     else:

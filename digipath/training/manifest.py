@@ -23,7 +23,7 @@ import hashlib
 import json
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,7 +49,8 @@ class TrainingCase:
     """One row of a manifest.
 
     mpp: µm per level-0 pixel, None where the slide states it. has_lesion: whether any pixel of it is
-    lesion; None as long as nobody has looked.
+    lesion; None as long as nobody has looked. stratum: a kind of case within its label, e.g. the type of
+    tumour, of which every part of a split gets its share.
     """
 
     name: str
@@ -61,6 +62,7 @@ class TrainingCase:
     mpp: float | None = None
     centre: str | None = None
     has_lesion: bool | None = None
+    stratum: str | None = None
 
     @property
     def ill(self) -> bool:
@@ -105,17 +107,10 @@ def read_manifest(
     """
     path = Path(path)
     columns, rows = read_table(path)
-    _check_columns(columns, path)
-    if not rows:
-        raise BadInput(f"expected at least one case below the column names, found none: {path}")
-    classes = _checked_classes(classes)
-    parsed = [_parsed(row, path.parent, classes) for row in rows]
-    raise_all([error for _, errors in parsed for error in errors], path)
-    cases = tuple(case for case, _ in parsed if case is not None)
-    pairs = list(zip(rows, cases, strict=True))
-    raise_all([*_twice(pairs), *_patient_errors(pairs), *_fold_errors(pairs)], path)
-    looking = _Looking(classes, labels, at_mpp)
-    return looking.manifest(pairs, path, with_lesions=with_lesions)
+    check_columns(columns, COLUMNS, REQUIRED, path)
+    classes = checked_classes(classes, "the background first")
+    pairs = cases_of(rows, path, lambda row: _label_errors(row, classes))
+    return _Looking(classes, labels, at_mpp).manifest(pairs, path, with_lesions=with_lesions)
 
 
 def folder_manifest(
@@ -135,23 +130,24 @@ def folder_manifest(
     Raises BadInput: no images, an image without mask, or with two; and what `read_manifest` raises.
     """
     images, masks = Path(images), Path(masks)
-    found, truths = _images_in(images), _images_in(masks)
+    found, truths = images_in(images), images_in(masks)
     pairs = []
     errors = []
     for image in found:
         row = Row(image.name, {})
         own = [mask for mask in truths if mask.stem == image.stem]
         if len(own) == 1:
-            pairs.append((row, TrainingCase(image.stem, image, own[0], image.stem, mpp=_number(mpp))))
+            pairs.append((row, TrainingCase(image.stem, image, own[0], image.stem, mpp=checked_mpp(mpp))))
         else:
             received = f"received {[mask.name for mask in own]}" if own else "found none"
             errors.append(row.error("annotation", f"expected one mask of the same name in {masks}, {received}"))
-    raise_all([*errors, *_twice(pairs)], images)
-    looking = _Looking(_checked_classes(classes), KNOWN_LABELS, at_mpp)
+    raise_all([*errors, *twice(pairs)], images)
+    looking = _Looking(checked_classes(classes, "the background first"), KNOWN_LABELS, at_mpp)
     return looking.manifest(pairs, images, with_lesions=True)
 
 
-def _images_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
+    """The plain images in a folder, by name. Raises BadInput if there is no folder, or none in it."""
     if not folder.is_dir():
         raise BadInput(f"expected a folder of images, received none at {folder}")
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -160,56 +156,81 @@ def _images_in(folder: Path) -> list[Path]:
     return found
 
 
-def _check_columns(columns: Sequence[str], path: Path) -> None:
+def check_columns(columns: Sequence[str], known: Sequence[str], required: Sequence[str], path: Path) -> None:
+    """Raise BadInput unless the required columns are there, no other but the user's own, and none twice."""
     wrong = {
-        "missing": [name for name in REQUIRED if name not in columns],
-        "unknown": [name for name in columns if name not in COLUMNS and not name.startswith(OWN_PREFIX)],
+        "missing": [name for name in required if name not in columns],
+        "unknown": [name for name in columns if name not in known and not name.startswith(OWN_PREFIX)],
         "twice": sorted({name for name in columns if columns.count(name) > 1}),
     }
     if any(wrong.values()):
         raise BadInput(
-            f"expected the columns {', '.join(REQUIRED)} and any of {', '.join(sorted({*COLUMNS} - {*REQUIRED}))} "
+            f"expected the columns {', '.join(required)} and any of {', '.join(sorted({*known} - {*required}))} "
             f"(your own begin with {OWN_PREFIX}), received "
             f"{', '.join(f'{what} {names}' for what, names in wrong.items() if names)}: {path}"
         )
 
 
-def _checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
+def checked_classes(classes: Sequence[str], order: str) -> tuple[str, ...]:
+    """The classes, if they are two or more different ones; order: in which, for the message."""
     if isinstance(classes, str) or len(set(classes)) < 2 or len(set(classes)) != len(classes):
-        raise BadInput(f"expected two or more different classes, the background first, received {classes!r}")
+        raise BadInput(f"expected two or more different classes, {order}, received {classes!r}")
     return tuple(classes)
 
 
-def _parsed(row: Row, folder: Path, classes: tuple[str, ...]) -> tuple[TrainingCase | None, list[BadInput]]:
-    """The case of a row, or what is wrong with its cells by themselves."""
-    cell = {column: row.cells.get(column) or None for column in COLUMNS}
+Pairs = Sequence[tuple[Row, TrainingCase]]
+
+
+def cases_of(rows: Sequence[Row], path: Path, label_errors: Callable[[Row], Iterator[BadInput]]) -> Pairs:
+    """The rows with their cases, nothing looked at yet. label_errors: what is wrong with a row's label and outlines.
+
+    Raises BadInput: no row, a cell that cannot be, names, slides or patients twice, folds that do not agree.
+    """
+    if not rows:
+        raise BadInput(f"expected at least one case below the column names, found none: {path}")
+    parsed = [_parsed(row, path.parent) for row in rows]
+    found = [(errors, list(label_errors(row))) for row, (_, errors) in zip(rows, parsed, strict=True)]
+    raise_all([error for cells, labels in found for error in (*cells, *labels)], path)
+    cases = tuple(case for case, _ in parsed if case is not None)
+    pairs = list(zip(rows, cases, strict=True))
+    raise_all([*twice(pairs), *_patient_errors(pairs), *_fold_errors(pairs)], path)
+    return pairs
+
+
+def _label_errors(row: Row, classes: tuple[str, ...]) -> Iterator[BadInput]:
+    label = row.cells.get("label")
+    if label and label not in classes:
+        yield row.error("label", f"expected one of {list(classes)} or nothing, received {label!r}")
+    if label in classes[1:] and not row.cells.get("annotation"):
+        yield row.error("annotation", f"expected outlines or a mask of what is labelled {label!r}, it is blank")
+
+
+def _parsed(row: Row, folder: Path) -> tuple[TrainingCase | None, list[BadInput]]:
+    """The case of a row, or what is wrong with its cells by themselves; any label will do."""
+    cell = {column: value or None for column, value in row.cells.items()}
     errors = [row.error(column, "expected a value, it is blank") for column in REQUIRED if cell[column] is None]
-    if cell["label"] is not None and cell["label"] not in classes:
-        errors.append(row.error("label", f"expected one of {list(classes)} or nothing, received {cell['label']!r}"))
-    if cell["label"] in classes[1:] and cell["annotation"] is None:
-        problem = f"expected outlines or a mask of what is labelled {cell['label']!r}, it is blank"
-        errors.append(row.error("annotation", problem))
-    fold = cell["fold"]
+    fold = cell.get("fold")
     if fold is not None and fold not in PARTS and not _is_number(fold):
         errors.append(row.error("fold", f"expected a number 0, 1, 2, … or one of {list(PARTS)}, received {fold!r}"))
     mpp = None
-    if cell["mpp"] is not None:
+    if stated := cell.get("mpp"):
         try:
-            mpp = _number(cell["mpp"])
+            mpp = checked_mpp(stated)
         except ValueError:
-            errors.append(row.error("mpp", f"expected µm per pixel like 0.25, received {cell['mpp']!r}"))
+            errors.append(row.error("mpp", f"expected µm per pixel like 0.25, received {stated!r}"))
     if errors or cell["slide"] is None or cell["patient"] is None:
         return None, errors
-    slide = folder / cell["slide"]
+    slide, annotation = folder / cell["slide"], cell.get("annotation")
     return TrainingCase(
-        name=cell["case"] or slide.stem,
+        name=cell.get("case") or slide.stem,
         slide=slide,
-        annotation=folder / cell["annotation"] if cell["annotation"] else None,
+        annotation=folder / annotation if annotation else None,
         patient=cell["patient"],
-        label=cell["label"],
+        label=cell.get("label"),
         fold=None if fold is None else plain_fold(fold),
         mpp=mpp,
-        centre=cell["centre"],
+        centre=cell.get("centre"),
+        stratum=cell.get("type"),
     ), []
 
 
@@ -222,17 +243,15 @@ def _is_number(fold: str) -> bool:
     return fold.isascii() and fold.isdigit() and len(fold) <= MOST_FOLD_DIGITS
 
 
-def _number(value: str | float) -> float:
+def checked_mpp(value: str | float) -> float:
+    """µm per pixel as a number; BadInput out of any scanner's range, another ValueError if it is no number."""
     mpp = float(value)
     if not LEAST_MPP <= mpp <= MOST_MPP:
         raise BadInput(f"expected mpp between {LEAST_MPP:g} and {MOST_MPP:g} µm per pixel, received {value}")
     return mpp
 
 
-Pairs = Sequence[tuple[Row, TrainingCase]]
-
-
-def _twice(pairs: Pairs) -> Iterator[BadInput]:
+def twice(pairs: Pairs) -> Iterator[BadInput]:
     """Names and slides that come twice."""
     names: dict[str, Row] = {}
     slides: dict[str, Row] = {}
@@ -292,61 +311,77 @@ class _Looking:
 
     def manifest(self, pairs: Pairs, path: Path, *, with_lesions: bool) -> Manifest:
         """Open all files and make the manifest, or raise what is wrong with them."""
-        errors: list[BadInput] = []
-        seen: dict[str, Row] = {}
-        cases, quick_hashes = [], []
-        for row, case in pairs:
-            try:
-                has_lesion, quick_hash, of_slide = self._look(row, case)
-                contents = [content for content in (quick_hash, of_slide) if content]
-                if (earlier := next((seen[content] for content in contents if content in seen), None)) is not None:
-                    problem = f"expected each slide once, {case.slide.name} is a copy of that in {earlier.where}"
-                    raise row.error("slide", problem)
-                seen |= dict.fromkeys(contents, row)
-                cases.append(replace(case, has_lesion=has_lesion))
-                quick_hashes.append(quick_hash)
-            except BadInput as error:
-                errors.append(error)
-        raise_all(errors, path)
+        cases, sha256 = looked_at(pairs, path, self.at_mpp, self._look)
         if with_lesions and not any(case.has_lesion for case in cases):
             raise BadInput(
                 f"expected lesions of class {' or '.join(map(repr, self.classes[1:]))} on at least one of {len(cases)} "
                 f"slides, found none; fill in the column annotation: {path}"
             )
-        return Manifest(path, tuple(cases), self.classes, _sha256(cases, quick_hashes))
+        return Manifest(path, cases, self.classes, sha256)
 
-    def _look(self, row: Row, case: TrainingCase) -> tuple[bool, str, str | None]:
-        """Whether there are lesions, and hashes that no other slide has: of the file, and OpenSlide's own.
-
-        Raises BadInput that names row and column.
-        """
+    def _look(self, row: Row, case: TrainingCase, slide: Slide) -> TrainingCase:
+        """The case, knowing whether there are lesions. Raises BadInput that names row and column."""
         try:
-            slide = open_slide(case.slide, mpp=case.mpp)
-        except DigipathError as error:
-            raise row.error("slide", str(error)) from error
-        with slide:
-            self._check_resolution(row, slide)
-            try:
-                with open_lesions(case.annotation, slide.size_l0, labels=self.labels) as lesions:
-                    found = not lesions.empty
-            except BadAnnotation as error:
-                raise row.error("annotation", str(error), BadAnnotation) from error
-            # Two files of one DICOM series are the same slide.
-            of_slide = slide.properties.get("openslide.quickhash-1")
+            with open_lesions(case.annotation, slide.size_l0, labels=self.labels) as lesions:
+                found = not lesions.empty
+        except BadAnnotation as error:
+            raise row.error("annotation", str(error), BadAnnotation) from error
         if case.label is not None and found != (case.label in self.classes[1:]):
             expected = "no lesion" if found else "lesions"
             received = "lesions" if found else "none"
             problem = f"expected {expected} on a slide labelled {case.label!r}, received {received}: {case.annotation}"
             raise row.error("annotation", problem, BadAnnotation)
-        return found, file_identity(case.slide)["quick_hash"], of_slide
+        return replace(case, has_lesion=found)
 
-    def _check_resolution(self, row: Row, slide: Slide) -> None:
-        if slide.mpp is None:
-            problem = f"expected µm per pixel, since the slide states none, it is blank: {slide.path}"
-            raise row.error("mpp", problem, MissingResolution)
-        if self.at_mpp is not None and slide.mpp > COARSEST * self.at_mpp:
-            problem = f"expected at most {COARSEST * self.at_mpp:g} µm/px to read it at {self.at_mpp:g} µm/px"
-            raise row.error("slide", f"{problem}, received {slide.mpp:g} µm/px: {slide.path}", ResolutionTooLow)
+
+Look = Callable[[Row, TrainingCase, Slide], TrainingCase]
+
+
+def looked_at(pairs: Pairs, path: Path, at_mpp: float | None, look: Look) -> tuple[tuple[TrainingCase, ...], str]:
+    """The cases after a look at their open slides, and the sha256 of a manifest of them.
+
+    Every slide has a resolution that will do for `at_mpp`, and none is a copy of another. Raises all that is
+    wrong, as `raise_all` does.
+    """
+    errors: list[BadInput] = []
+    seen: dict[str, Row] = {}
+    cases, quick_hashes = [], []
+    for row, case in pairs:
+        try:
+            looked, contents = _opened(row, case, at_mpp, look)
+            if (earlier := next((seen[content] for content in contents if content in seen), None)) is not None:
+                problem = f"expected each slide once, {case.slide.name} is a copy of that in {earlier.where}"
+                raise row.error("slide", problem)
+            seen |= dict.fromkeys(contents, row)
+            cases.append(looked)
+            quick_hashes.append(contents[0])
+        except BadInput as error:
+            errors.append(error)
+    raise_all(errors, path)
+    return tuple(cases), _sha256(cases, quick_hashes)
+
+
+def _opened(row: Row, case: TrainingCase, at_mpp: float | None, look: Look) -> tuple[TrainingCase, list[str]]:
+    """What `look` makes of a case, and hashes that no other slide has: of the file, and OpenSlide's own."""
+    try:
+        slide = open_slide(case.slide, mpp=case.mpp)
+    except DigipathError as error:
+        raise row.error("slide", str(error)) from error
+    with slide:
+        _check_resolution(row, slide, at_mpp)
+        looked = look(row, case, slide)
+        # Two files of one DICOM series are the same slide.
+        of_slide = slide.properties.get("openslide.quickhash-1")
+    return looked, [content for content in (file_identity(case.slide)["quick_hash"], of_slide) if content]
+
+
+def _check_resolution(row: Row, slide: Slide, at_mpp: float | None) -> None:
+    if slide.mpp is None:
+        problem = f"expected µm per pixel, since the slide states none, it is blank: {slide.path}"
+        raise row.error("mpp", problem, MissingResolution)
+    if at_mpp is not None and slide.mpp > COARSEST * at_mpp:
+        problem = f"expected at most {COARSEST * at_mpp:g} µm/px to read it at {at_mpp:g} µm/px"
+        raise row.error("slide", f"{problem}, received {slide.mpp:g} µm/px: {slide.path}", ResolutionTooLow)
 
 
 def _sha256(cases: Sequence[TrainingCase], quick_hashes: Sequence[str]) -> str:
@@ -356,6 +391,8 @@ def _sha256(cases: Sequence[TrainingCase], quick_hashes: Sequence[str]) -> str:
         if case.annotation is not None:
             with case.annotation.open("rb") as file:
                 annotation = hashlib.file_digest(file, "sha256").hexdigest()
-        values = (case.patient, case.label, case.fold, case.mpp, case.centre)
+        values = [case.patient, case.label, case.fold, case.mpp, case.centre]
+        if case.stratum is not None:
+            values.append(case.stratum)
         rows.append(json.dumps([case.name, slide, annotation, *values]))
     return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()

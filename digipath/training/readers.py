@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,34 +120,46 @@ class CaseReader:
         return found.mask if overview.failed is None else found.mask & ~overview.failed
 
 
+class Reader(Protocol):
+    """An open case. held_bytes: about what it keeps in memory, the same as long as it is open."""
+
+    @property
+    def held_bytes(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+R = TypeVar("R", bound=Reader)
+
+
 @dataclass
-class _Held:
+class _Held(Generic[R]):
     """A place in the pool: its reader once it is open, and how many use it now."""
 
     opening: threading.Lock = field(default_factory=threading.Lock)
-    reader: CaseReader | None = None
+    reader: R | None = None
     users: int = 0
 
 
-class Readers:
+class Readers(Generic[R]):
     """Readers of many cases, opened when first needed; those not used for longest are closed.
 
     `open_case(index)` opens one. Readers in use are never closed, so what is held may exceed
     `most_bytes` by them.
     """
 
-    def __init__(self, open_case: Callable[[int], CaseReader], *, most_bytes: int = OPEN_BYTES) -> None:
+    def __init__(self, open_case: Callable[[int], R], *, most_bytes: int = OPEN_BYTES) -> None:
         self._open_case = open_case
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
-        self._held: OrderedDict[int, _Held] = OrderedDict()
+        self._held: OrderedDict[int, _Held[R]] = OrderedDict()
         self._bytes = 0
 
     def __len__(self) -> int:
         return sum(held.reader is not None for held in self._held.values())
 
     @contextmanager
-    def borrow(self, index: int) -> Iterator[CaseReader]:
+    def borrow(self, index: int) -> Iterator[R]:
         """The open reader of case `index`, for as long as the block runs."""
         with self._lock:
             held = self._held.setdefault(index, _Held())

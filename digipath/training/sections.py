@@ -68,11 +68,8 @@ def typed(value: Any, hint: Any, where: str, base: Path) -> Any:  # noqa: ANN401
             return base / value
         if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
-        if typing.get_origin(kind) is tuple and isinstance(value, list):
-            if kind == RGB and len(value) == 3 and all(type(v) in (int, float) for v in value):
-                return tuple(map(float, value))
-            if kind != RGB and all(isinstance(v, str) for v in value):
-                return tuple(value)
+        if typing.get_origin(kind) is tuple and isinstance(value, list) and _are(value, typing.get_args(kind)):
+            return tuple(map(typing.get_args(kind)[0], value))
         if typing.get_origin(kind) is Mapping and isinstance(value, dict):
             return value
         if kind in (str, int, bool) and type(value) is kind:
@@ -80,9 +77,17 @@ def typed(value: Any, hint: Any, where: str, base: Path) -> Any:  # noqa: ANN401
     raise BadInput(f"{where} must be {_in_words(hints)}, got {value!r}")
 
 
+def _are(values: list[Any], kinds: tuple[Any, ...]) -> bool:
+    """Whether values are what stands in the brackets of `tuple[…]`: all of one kind, as many unless it ends in …."""
+    allowed = (int, float) if kinds[0] is float else kinds[:1]
+    return (kinds[-1] is Ellipsis or len(values) == len(kinds)) and all(type(value) in allowed for value in values)
+
+
 def _in_words(hints: tuple[Any, ...]) -> str:
-    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
-    if RGB in hints:
-        return "a number or a list of three"
-    rest = {tuple: "a list of texts", Mapping: "a table", types.NoneType: f'"{NONE}"'}
+    words = {
+        int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path",
+        RGB: "a list of three", tuple[float, float]: "a list of two numbers", tuple[str, ...]: "a list of texts",
+        tuple[int, ...]: "a list of whole numbers", types.NoneType: f'"{NONE}"',
+    }  # fmt: skip
+    rest = {Mapping: "a table"}
     return " or ".join(words.get(hint) or rest.get(typing.get_origin(hint) or hint, str(hint)) for hint in hints)

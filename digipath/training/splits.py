@@ -1,8 +1,8 @@
 """Splits of cases: by patient, stratified by label, and the same for the same seed.
 
-Strata are the labels; cases without one are parted by whether they have a lesion. Each part must
-hold a case of every label, and one with a lesion: what a part lacks can neither be learned from it
-nor scored on it.
+Strata are the labels, and within them what the manifest says of the kind of case; cases without label are
+parted by whether they have a lesion. Each part must hold a case of every label, and one with a lesion: what
+a part lacks can neither be learned from it nor scored on it.
 """
 
 from __future__ import annotations
@@ -128,14 +128,20 @@ def _of_fold(cases: Sequence[TrainingCase], fold: str) -> Cases:
     return tuple(case for case in cases if case.fold == fold)
 
 
-def _stratum(case: TrainingCase) -> str:
+def _label(case: TrainingCase) -> str:
     return case.label or ("with lesions" if case.ill else "without")
+
+
+def _stratum(case: TrainingCase) -> str:
+    return _label(case) if case.stratum is None else f"{_label(case)}, {case.stratum}"
 
 
 def _drawn_folds(cases: Sequence[TrainingCase], folds: int, seed: tuple[int, int]) -> list[Cases]:
     ordered = sorted(cases, key=lambda case: (case.name, str(case.slide)))
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=np.random.RandomState(seed))
     strata, patients = [_stratum(case) for case in ordered], [case.patient for case in ordered]
+    if max(Counter(strata).values()) < folds:  # scikit-learn refuses strata that are all smaller than that
+        strata = [_label(case) for case in ordered]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a rare stratum; what matters is refused in our own words
         parts = [{ordered[index] for index in held} for _, held in splitter.split(ordered, strata, patients)]
