@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from digipath.cli.common import NOTICE, add_verb, progress
 from digipath.errors import BadInput
 
 if TYPE_CHECKING:
+    from digipath.training.bag_config import BagConfig
     from digipath.training.config import Config
     from digipath.training.grading_config import TileConfig
 
-EXAMPLES = ("segmentation", "tiles")
+EXAMPLES = ("segmentation", "tiles", "bags")
 
 
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
@@ -22,6 +24,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         verbs, "train", _train, "train networks to segment or to grade, and write their cards",
         "  digipath train --example > my.toml                   to segment slides with outlines or masks\n"
         "  digipath train --example tiles > my.toml             to grade slides by their tiles\n"
+        "  digipath train --example bags > my.toml              to grade slides by bags of tiles\n"
         "  digipath train --config my.toml --dry-run            check everything, print the plan\n"
         "  digipath train --config my.toml --out my-networks    the same command goes on after an interruption\n"
         "  digipath segment slide.svs --weights my-networks/weights/NAME.json\n"
@@ -39,15 +42,20 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from digipath.training import bag_config, grading_config
     from digipath.training.config import example, read_config
-    from digipath.training.grading_config import TASK, read_tile_config, task_of, tile_example
 
+    examples = {grading_config.TASK: grading_config.tile_example, bag_config.TASK: bag_config.bag_example}
     if arguments.example:
-        print(tile_example() if arguments.example == TASK else example(), end="")
+        print(examples.get(arguments.example, example)(), end="")
         return 0
     if arguments.config is None:
         raise BadInput("expected --config TOML; `digipath train --example > my.toml` writes one to begin with")
-    read = read_tile_config if task_of(arguments.config) == TASK else read_config
+    readers: Mapping[str, Callable[..., Config | TileConfig | BagConfig]] = {
+        grading_config.TASK: grading_config.read_tile_config,
+        bag_config.TASK: bag_config.read_bag_config,
+    }
+    read = readers.get(grading_config.task_of(arguments.config) or "", read_config)
     config = read(arguments.config, seed=arguments.seed)
     if arguments.dry_run:
         plan = _plan(config)
@@ -66,12 +74,20 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(config: Config | TileConfig) -> list[str]:
+def _plan(config: Config | TileConfig | BagConfig) -> list[str]:
     """What a training would do, once all slides have been looked at."""
+    from digipath.training.bag_config import BagConfig
     from digipath.training.grading_config import TileConfig
 
+    if isinstance(config, BagConfig):
+        from digipath.training.bag_plan import prepare_bags, survey
+
+        bags = prepare_bags(config)
+        return bags.lines(survey(bags))
+
     if isinstance(config, TileConfig):
-        from digipath.training.grading_plan import draw, prepare_tiles
+        from digipath.training.grading_plan import prepare_tiles
+        from digipath.training.grading_tiles import draw
 
         planned = prepare_tiles(config)
         return planned.lines(draw(planned))

@@ -27,7 +27,11 @@ from digipath.files import read_json
 from digipath.networks import Networks
 from digipath.scoring import CaseScore, Sample, score_cases
 from digipath.training import results
+from digipath.training.bag_config import TASK as BAGS
+from digipath.training.bag_config import BagConfig
 from digipath.training.config import Config
+from digipath.training.grading_config import TASK as TILES
+from digipath.training.grading_config import TileConfig, task_of
 from digipath.training.outcome import write_outcome
 from digipath.training.plan import Plan, prepare
 from digipath.training.runs import FINAL, Round, Run
@@ -63,12 +67,15 @@ class TrainingResult:
 
     @property
     def scores(self) -> dict[str, dict[str, Any]]:
-        """Scores by subject, each member and "ensemble": `pooled`, `spread` and `rounds`."""
+        """Scores by subject, each member and "ensemble": `pooled`, `spread` and `rounds`.
+
+        Of tile classifiers by grader, as `digipath.training.grading_results.scored` gives them.
+        """
         return dict(self.record["scores"])
 
 
 def train(
-    config: Config | str | Path,
+    config: Config | TileConfig | BagConfig | str | Path,
     *,
     out: str | Path | None = None,
     seed: int | None = None,
@@ -79,7 +86,9 @@ def train(
     """Train the networks of a configuration, score them on cases they have not seen, and write their cards.
 
     Args:
-        config: a `digipath.training.config.Config` or the path of its TOML file.
+        config: a `digipath.training.config.Config`, for tile classifiers a
+            `digipath.training.grading_config.TileConfig`, for bags of tiles a
+            `digipath.training.bag_config.BagConfig`, or the path of the TOML file of any of them.
         out: the folder; default `<the card's name>.training` in the working directory.
         seed: instead of the configuration's.
         resume: go on with an unfinished training of the same configuration and manifest, return a
@@ -91,11 +100,20 @@ def train(
     Raises:
         DigipathError: any branch of the tree in `digipath.errors`; what was finished stays and resumes.
     """
+    task = task_of(config) if isinstance(config, str | Path) else None
+    if isinstance(config, TileConfig) or (isinstance(config, str | Path) and task == TILES):
+        from digipath.training.grading_experiment import train_tiles
+
+        return train_tiles(config, out=out, seed=seed, resume=resume, progress=progress, cancel=cancel)
+    if isinstance(config, BagConfig) or (isinstance(config, str | Path) and task == BAGS):
+        from digipath.training.bag_experiment import train_by_bags
+
+        return train_by_bags(config, out=out, seed=seed, resume=resume, progress=progress, cancel=cancel)
     plan = prepare(config, seed=seed)
     folder = Path(out) if out is not None else Path.cwd() / f"{plan.config.card.name}.training"
     identity = {
         "manifest": {"sha256": plan.manifest.sha256},
-        "config": _flat({**plan.config.record(), "card": {"name": plan.config.card.name}}),
+        "config": flat({**plan.config.record(), "card": {"name": plan.config.card.name}}),
         "digipath": version("digipath"),
     }
     with Case(folder, "train", identity, owned=OWNED, resume=resume) as case:
@@ -196,7 +214,7 @@ def _side_by_side(cards: Sequence[str]) -> Networks:
     )
 
 
-def _flat(record: Any, name: str = "") -> dict[str, Any]:  # noqa: ANN401 - any JSON
+def flat(record: Any, name: str = "") -> dict[str, Any]:  # noqa: ANN401 - any JSON
     """A nested record as one level of dotted names, so that a difference can be told in a line."""
     if isinstance(record, Mapping):
         parts = [(str(key), value) for key, value in record.items()]
@@ -206,5 +224,5 @@ def _flat(record: Any, name: str = "") -> dict[str, Any]:  # noqa: ANN401 - any 
         return {name: list(record) if isinstance(record, tuple) else record}
     found: dict[str, Any] = {}
     for key, value in parts:
-        found |= _flat(value, f"{name}.{key}" if name else key)
+        found |= flat(value, f"{name}.{key}" if name else key)
     return found

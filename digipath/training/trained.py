@@ -74,7 +74,7 @@ def train_run(run: Run, name: str, folder: Path, shop: Workshop, *, schedule: Sc
     config = shop.config
     folder.mkdir(parents=True, exist_ok=True)
     schedule = schedule or config.schedule_of(run.member)
-    encoder = _encoder(run.member.encoder)
+    encoder = encoder_of(run.member.encoder)
     fitted = _fit(run, folder, shop, schedule, encoder)
     file = shop.weights / f"{name}.weights.h5"
     copy_atomically(fitted.weights, file)
@@ -99,14 +99,15 @@ def train_run(run: Run, name: str, folder: Path, shop: Workshop, *, schedule: Sc
 
 
 @dataclass(frozen=True)
-class _Encoder:
+class Encoder:
     """Weights that an encoder begins with. record: name and sha256, for the card."""
 
     load: Callable[[keras.Model], None]
     record: dict[str, str]
 
 
-def _encoder(name: str | None) -> _Encoder | None:
+def encoder_of(name: str | None) -> Encoder | None:
+    """The weights of the card of that name, verified. Raises UnknownWeights, BadCard, WeightsCorrupt."""
     if name is None:
         return None
     from digipath.nn.pretrained import load_encoder
@@ -117,10 +118,10 @@ def _encoder(name: str | None) -> _Encoder | None:
     def load(network: keras.Model) -> None:
         load_encoder(network, card.file)
 
-    return _Encoder(load, {"name": card.name, "sha256": found})
+    return Encoder(load, {"name": card.name, "sha256": found})
 
 
-def _fit(run: Run, folder: Path, shop: Workshop, schedule: Schedule, encoder: _Encoder | None) -> Fitted:
+def _fit(run: Run, folder: Path, shop: Workshop, schedule: Schedule, encoder: Encoder | None) -> Fitted:
     """Fit the network on patches of the run's cases."""
     scale, offset = shop.config.scaling_of(run.member)
     count = shop.config.split.validation_patches
@@ -147,7 +148,7 @@ def _fit(run: Run, folder: Path, shop: Workshop, schedule: Schedule, encoder: _E
                 encoder=None if encoder is None else encoder.load,
                 identity={"manifest": shop.manifest.sha256, "encoder_weights": encoder and encoder.record},
                 cases=training.names,
-                progress=_named(shop.progress, run.name),
+                progress=named(shop.progress, run.name),
                 cancel=shop.cancel,
             )
         except Exception:
@@ -175,7 +176,8 @@ def _source(run: Run, shop: Workshop, cases: tuple[TrainingCase, ...], schedule:
     )
 
 
-def _named(progress: ProgressCallback | None, name: str) -> ProgressCallback | None:
+def named(progress: ProgressCallback | None, name: str) -> ProgressCallback | None:
+    """The same callback, told what is being done for whom."""
     if progress is None:
         return None
     return lambda report: progress(Progress(report.done, report.total, report.rate, f"{name}: {report.message}"))

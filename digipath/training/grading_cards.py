@@ -1,0 +1,175 @@
+"""Card records of trained tile classifiers and of modular pairs, as `weights/card.schema.json` wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from digipath.training.grading_config import ELSEWHERE
+from digipath.training.grading_plan import GraderRun, NetworkRun, TilePlan, Tiles, counted, tiles_by_class
+from digipath.training.grading_results import ALL, LEVELS, REST, TOP, Scores, by_way, values
+from digipath.training.manifest import PARTS
+
+DIGITS = 4
+UNCALIBRATED = "Not calibrated: probabilities rank tiles, they are no frequencies."
+COARSE = (
+    "Tiles have the label of their whole slide where nothing is outlined: some of what it learned, and of what scored "
+    "it, is tissue of another grade or none."
+)
+EACH_A_PATIENT = (
+    "Each image of the folder counted as a patient: where several are of one, or of one slide, the metrics flatter."
+)
+TOLD = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_accuracy": "macro-averaged accuracy",
+    "kappa": "kappa",
+    "macro_f1": "macro F1",
+    "macro_auroc": "macro AUROC",
+}
+
+
+def network_card(
+    plan: TilePlan,
+    run: NetworkRun,
+    trained: Mapping[str, Any],
+    drawn: Mapping[str, Tiles],
+    *,
+    metrics: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """The card of one trained network, for the weights file beside it.
+
+    Args:
+        trained: the run's record: `multiple`, `bytes` and `sha256` of its weights, epochs, minutes, versions, ….
+        metrics: from `metrics_of`.
+    """
+    name, network = plan.name(run), run.arm.network
+    scaling = {"scale": network.scale, "offset": network.offset, "multiple": trained["multiple"]}
+    own = {part: run.tiles(tiles) for part, tiles in drawn.items()}
+    settings = {
+        "tiles": asdict(plan.config.tiles),
+        "augmentation": None if run.arm.augmentation is None else asdict(run.arm.augmentation),
+        "schedule": {key: value for key, value in trained["schedule"].items() if key not in ELSEWHERE},
+    }
+    kept = ("epochs", "best_epoch", "stopped", "minutes", "encoder", "versions")
+    return {
+        **_heading(plan, name, "network", run.classes),
+        "network": network.spec(len(run.classes)),
+        "input": {**_input(plan), **scaling},
+        "file": f"{name}.weights.h5",
+        "urls": [],
+        "bytes": trained["bytes"],
+        "sha256": trained["sha256"],
+        "sha256_reason": None,
+        "training": {
+            **_training(plan),
+            "tiles": {part: tiles_by_class(tiles, run.classes) for part, tiles in own.items()},
+            "seed": run.seed,
+            **{key: trained[key] for key in kept},
+            "settings": settings,
+        },
+        **_ending(plan, metrics),
+    }
+
+
+def modular_card(plan: TilePlan, run: GraderRun, *, metrics: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """The card of two networks that answer as one."""
+    network = run.arm.network
+    return {
+        **_heading(plan, plan.name(run), "modular", plan.config.data.classes),
+        "members": [plan.name(one) for one in run.networks],
+        "input": {**_input(plan), "scale": network.scale, "offset": network.offset},
+        "training": {**_training(plan), "seed": [one.seed for one in run.networks]},
+        **_ending(plan, metrics),
+    }
+
+
+def metrics_of(
+    plan: TilePlan, run: GraderRun, found: Mapping[str, Scores], drawn: Mapping[str, Tiles], network: NetworkRun
+) -> list[dict[str, Any]]:
+    """Metrics of a grader, or of one network of a pair, on the test tiles.
+
+    The network that tells the highest class from the rest is what the pair answers to that question; so is the other.
+    """
+    asked = [ALL, TOP, REST] if len(run.networks) == 1 else [[TOP], [REST]][run.networks.index(network)]
+    return _metrics(plan, run, found, drawn, asked)
+
+
+def pair_metrics(
+    plan: TilePlan, run: GraderRun, found: Mapping[str, Scores], drawn: Mapping[str, Tiles]
+) -> list[dict[str, Any]]:
+    """Metrics of a modular pair on the test tiles."""
+    return _metrics(plan, run, found, drawn, [ALL, TOP, REST])
+
+
+def _metrics(
+    plan: TilePlan, run: GraderRun, found: Mapping[str, Scores], drawn: Mapping[str, Tiles], asked: Sequence[str]
+) -> list[dict[str, Any]]:
+    same = by_way(plan.runs)[run.arm.name, run.scheme]
+    split = f"{_split(plan)}; test: held out, which nothing in training saw"
+    if len(same) > 1:
+        split += f"; spread: standard deviation over {len(same)} trainings with other seeds"
+    tiles = tiles_by_class(drawn["test"], plan.config.data.classes)
+    data = f"{plan.manifest.path.name}: {counted(plan.split.test)}; {tiles}"
+    made = []
+    for question in asked:
+        for level in LEVELS if question in found[run.name] else ():
+            record = found[run.name][question][level]
+            for key, told in TOLD.items():
+                value, pair = record["metrics"][key], record["intervals"]["intervals"][key]
+                if value is None:
+                    continue
+                about: dict[str, Any] = {} if pair is None else {"interval": [round(end, DIGITS) for end in pair]}
+                each = values(same, found, question, level, key)
+                if len(each) > 1:
+                    about["spread"] = round(float(np.std(each, ddof=1)), DIGITS)
+                where = f"{told}, {level}s" + ("" if question == ALL else f", {question}")
+                made.append({"name": where, "value": round(value, DIGITS), **about, "data": data, "split": split})
+    return made
+
+
+def _heading(plan: TilePlan, name: str, kind: str, classes: Sequence[str]) -> dict[str, Any]:
+    said = {"schema": 1, "name": name, "kind": kind, "task": plan.config.card.task, "output": "tile"}
+    positive = classes[-1] if len(classes) == 2 else None
+    return {**said, "classes": list(classes), "positive": positive, "activation": "softmax"}
+
+
+def _input(plan: TilePlan) -> dict[str, Any]:
+    asked = plan.config.tiles
+    tile = {"mpp": asked.mpp, "patch": asked.tile, "training_patch": asked.tile}
+    return {"modality": "slide", **tile, "least_tissue": asked.least_tissue, "tissue": asked.tissue, "stain": None}
+
+
+def _training(plan: TilePlan) -> dict[str, Any]:
+    manifest = plan.manifest
+    data = f"{counted(manifest.cases)}; manifest {manifest.path.name}, sha256 {manifest.sha256}"
+    parts = ", ".join(f"{part} {counted(getattr(plan.split, part))}" for part in PARTS)
+    return {"data": data, "split": f"{_split(plan)}: {parts}"}
+
+
+def _split(plan: TilePlan) -> str:
+    if any(case.fold is not None for case in plan.manifest.cases):
+        return "one split by patient, the manifest's own"
+    return f"one split by patient, alike for every label and type, seed {plan.config.split.seed}"
+
+
+def _ending(plan: TilePlan, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    card, cases = plan.config.card, plan.manifest.cases
+    limits = [f"Made from {counted(cases)}: other stains, scanners, organs and laboratories are untested."]
+    if plan.config.data.folder is not None:
+        limits.append(EACH_A_PATIENT)
+    elif any(case.annotation is None for case in cases):
+        limits.append(COARSE)
+    return {
+        "licence": card.licence,
+        "citation": card.citation,
+        "metrics": list(metrics),
+        "calibration": None,
+        "conformal": None,
+        "readouts": [],
+        "intended_use": card.intended_use,
+        "limits": [*card.limits, *limits, UNCALIBRATED],
+    }

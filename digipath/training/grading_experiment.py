@@ -1,0 +1,82 @@
+"""`train` of tile classifiers: manifest → split → tiles → networks → scores on held-out tiles → cards, in one folder.
+
+    tiles.csv                  the tiles that were drawn, with their part and class
+    runs/<run>/                one network each: checkpoint, history, curves (see `digipath.training.fit`)
+    scores/<grader>.npz        what each grader says of the test tiles, from which all scores follow
+    weights/<name>.json        cards with their .weights.h5; `digipath grade --weights` takes them
+    results.json, scores.csv, summary.md
+
+Finished runs are never repeated: the same command goes on where it was stopped. No pixel of a test tile is read
+before all training is over.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from digipath.case import Case
+from digipath.files import read_json
+from digipath.training.experiment import OWNED, TrainingResult, flat
+from digipath.training.grading_config import TileConfig
+from digipath.training.grading_outcome import write_outcome
+from digipath.training.grading_plan import TilePlan, prepare_tiles
+from digipath.training.grading_results import Scores, scored
+from digipath.training.grading_tiles import kept_or_drawn
+from digipath.values import Cancel, ProgressCallback
+
+TABLE = "tiles.csv"
+
+
+def train_tiles(
+    config: TileConfig | str | Path,
+    *,
+    out: str | Path | None = None,
+    seed: int | None = None,
+    resume: bool = True,
+    progress: ProgressCallback | None = None,
+    cancel: Cancel | None = None,
+) -> TrainingResult:
+    """Train the tile classifiers of a configuration, score them on tiles they have not seen, and write their cards.
+
+    Args and Raises: as `digipath.train`, which comes here for `task = "tiles"`.
+    """
+    plan = prepare_tiles(config, seed=seed)
+    folder = Path(out) if out is not None else Path.cwd() / f"{plan.config.card.name}.training"
+    identity = {
+        "manifest": {"sha256": plan.manifest.sha256},
+        "config": flat({**plan.config.record(), "card": {"name": plan.config.card.name}}),
+        "digipath": version("digipath"),
+    }
+    with Case(folder, "train", identity, owned=(*OWNED, TABLE), resume=resume) as case:
+        if not case.done or _reworded(plan, folder):
+            _train(plan, folder, progress, cancel)
+    return TrainingResult(folder)
+
+
+def _reworded(plan: TilePlan, folder: Path) -> bool:
+    """Whether the cards of a finished training have other words than [card] has now."""
+    words = json.loads(json.dumps(asdict(plan.config.card)))  # tuples as they are read back
+    return bool(read_json(folder / "results.json")["config"]["card"] != words)
+
+
+def _train(plan: TilePlan, folder: Path, progress: ProgressCallback | None, cancel: Cancel | None) -> None:
+    from digipath.training.grading_runs import Bench, answers_of, train_grader
+
+    began = time.perf_counter()
+    for name in ("runs", "scores", "weights"):
+        (folder / name).mkdir(exist_ok=True)
+    drawn = kept_or_drawn(folder / TABLE, plan, progress=progress, cancel=cancel)
+    bench = Bench(plan, drawn, folder / "weights", progress, cancel)
+    records: dict[str, dict[str, Any]] = {}
+    for run in plan.runs:
+        records |= train_grader(run, bench, folder / "runs")
+    found: dict[str, Scores] = {}
+    for run in plan.runs:
+        answers = answers_of(run, bench, folder / "scores" / f"{run.name}.npz")
+        found[run.name] = scored(answers, plan.config.data.classes)
+    write_outcome(plan, folder, drawn, records, found, seconds=time.perf_counter() - began)

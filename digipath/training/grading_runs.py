@@ -1,0 +1,210 @@
+"""One run of a training of tile classifiers: tiles → fit → weights with a card → answers on held-out tiles."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath import tile_networks
+from digipath.errors import Cancelled, SlideUnreadable
+from digipath.files import copy_atomically, read_json, write_json
+from digipath.nn import patch_multiple
+from digipath.training.data import batches
+from digipath.training.fit import Fitted, fit
+from digipath.training.grading_cards import modular_card, network_card
+from digipath.training.grading_plan import GraderRun, NetworkRun, TilePlan, Tiles
+from digipath.training.grading_results import Answers
+from digipath.training.objective import classification
+from digipath.training.tile_source import TileSource
+from digipath.training.trained import RECORD, Encoder, encoder_of, named, versions
+from digipath.values import Cancel, Predictor, Progress, ProgressCallback
+from digipath.weights import sha256_of
+
+READ_AT_ONCE = 32  # tiles in memory while they are scored
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all runs of a training share. drawn: tiles by part; weights: the folder of files and cards that it makes."""
+
+    plan: TilePlan
+    drawn: Mapping[str, Tiles]
+    weights: Path
+    progress: ProgressCallback | None = None
+    cancel: Cancel | None = None
+
+
+def train_grader(run: GraderRun, bench: Bench, runs: Path) -> dict[str, dict[str, Any]]:
+    """Train the networks of a grader, each into a folder in `runs`, or go on there; returns their records by name.
+
+    Weights and cards without scores arrive in `bench.weights` before a record is written, so that a network with a
+    record is never trained again.
+
+    Raises:
+        SlideUnreadable, … about a case, as its tiles are read; what `digipath.training.fit.fit` raises.
+    """
+    records = {network.name: _train(network, bench, runs / network.name) for network in run.networks}
+    if len(run.networks) > 1:
+        write_json(bench.weights / f"{bench.plan.name(run)}.json", modular_card(bench.plan, run))
+    return records
+
+
+def answers_of(run: GraderRun, bench: Bench, path: Path) -> Answers:
+    """What a trained grader says of the test tiles, asked once and kept at `path`; through its card, as users do.
+
+    Raises:
+        SlideUnreadable, … about a case; Cancelled; BadInput: what is kept is damaged.
+    """
+    if path.exists():
+        return Answers.load(path)
+    plan, drawn = bench.plan, bench.drawn["test"]
+    graders = tile_networks.published(str(bench.weights / f"{plan.name(run)}.json"), calibrated=False)
+    (predictor,) = graders.load()
+    classes, told = plan.config.data.classes, named(bench.progress, f"scoring {run.name}")
+    with _source(drawn, plan, len(classes)) as source:
+        number, found = _asked(predictor, source, told, bench.cancel)
+    if not number:
+        raise SlideUnreadable(f"expected readable tiles to score {run.name} on, none of {len(drawn)} is")
+    tiles = [drawn[at] for at in number]
+    cases = [plan.manifest.cases[tile.case] for tile in tiles]
+    answers = Answers(
+        truth=np.array([tile.label for tile in tiles], np.int64),
+        probabilities=found,
+        slides=np.array([case.name for case in cases], np.str_),
+        cases=np.array([case.patient for case in cases], np.str_),
+        slide_truth=np.array([classes.index(str(case.label)) for case in cases], np.int64),
+    )
+    answers.save(path)
+    return answers
+
+
+def _asked(
+    predictor: Predictor, source: TileSource, progress: ProgressCallback | None, cancel: Cancel | None
+) -> tuple[list[int], NDArray[np.float32]]:
+    """The numbers of the tiles that can be read, and what a predictor says of them, (n, C)."""
+    began, size = time.perf_counter(), getattr(predictor, "batch", 1)
+    numbers: list[int] = []
+    answers: list[NDArray[np.float32]] = []
+    for done, read in _chunks(source):
+        for first in range(0, len(read), size):
+            if cancel is not None and cancel():
+                raise Cancelled("cancelled while scoring; the same call goes on with this grader")
+            some = read[first : first + size]
+            numbers += [number for number, _ in some]
+            answers.append(np.array(predictor(np.stack([pixels for _, pixels in some])), np.float32))
+        if progress is not None:
+            rate = done / max(time.perf_counter() - began, 1e-9)
+            progress(Progress(done, len(source), rate, "tiles"))
+    return numbers, np.concatenate(answers) if answers else np.empty((0, source.classes), np.float32)
+
+
+def _chunks(source: TileSource) -> Iterator[tuple[int, list[tuple[int, NDArray[np.uint8]]]]]:
+    """(tiles done, the readable ones among the last of them with their numbers), in order."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for first in range(0, len(source), READ_AT_ONCE):
+            numbers = range(first, min(first + READ_AT_ONCE, len(source)))
+            unreadable = source.unreadable
+            try:
+                read = list(zip(numbers, pool.map(partial(_pixels, source), numbers), strict=True))
+            except SlideUnreadable:
+                read = []
+            if not read or source.unreadable > unreadable:  # others took the place of some, which must not be scored
+                read = [(number, pixels) for number in numbers if (pixels := _own_pixels(source, number)) is not None]
+            yield numbers.stop, read
+
+
+def _pixels(source: TileSource, number: int) -> NDArray[np.uint8]:
+    return source.sample(number)[0].astype(np.uint8)
+
+
+def _own_pixels(source: TileSource, number: int) -> NDArray[np.uint8] | None:
+    """A tile's pixels, None where it cannot be read."""
+    unreadable = source.unreadable
+    try:
+        pixels = _pixels(source, number)
+    except SlideUnreadable:
+        return None
+    return pixels if source.unreadable == unreadable else None
+
+
+def _train(run: NetworkRun, bench: Bench, folder: Path) -> dict[str, Any]:
+    if (folder / RECORD).exists():
+        return dict(read_json(folder / RECORD))
+    plan, name = bench.plan, bench.plan.name(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder = encoder_of(run.arm.network.encoder)
+    fitted = _fit(run, bench, folder, encoder)
+    file = bench.weights / f"{name}.weights.h5"
+    copy_atomically(fitted.weights, file)
+    spec = run.arm.network.spec(len(run.classes))
+    record = {
+        "name": name,
+        "run": run.name,
+        "seed": run.seed,
+        "schedule": asdict(plan.schedule(run, bench.drawn)),
+        "epochs": len(fitted.history),
+        "best_epoch": fitted.best_epoch,
+        "stopped": fitted.stopped,
+        "minutes": round(fitted.seconds / 60, 2),
+        "encoder": None if encoder is None else encoder.record,
+        "versions": versions(),
+        "multiple": patch_multiple(spec["name"], spec["config"]),
+        "bytes": file.stat().st_size,
+        "sha256": sha256_of(file),
+    }
+    write_json(bench.weights / f"{name}.json", network_card(plan, run, record, bench.drawn))
+    write_json(folder / RECORD, record)
+    return record
+
+
+def _fit(run: NetworkRun, bench: Bench, folder: Path, encoder: Encoder | None) -> Fitted:
+    plan, network, schedule = bench.plan, run.arm.network, bench.plan.schedule(run, bench.drawn)
+    feed = partial(batches, batch=schedule.batch, scale=network.scale, offset=network.offset)
+    own = {part: run.tiles(bench.drawn[part]) for part in ("train", "validation")}
+    with ExitStack() as stack:
+        training = stack.enter_context(_source(own["train"], plan, len(run.classes), run))
+        validation = stack.enter_context(_source(own["validation"], plan, len(run.classes)))
+        try:
+            return fit(
+                network.spec(len(run.classes)),
+                lambda first: feed(training, first=first),
+                lambda: feed(validation, count=len(validation)),
+                schedule,
+                folder,
+                seed=run.seed,
+                objective=classification(len(run.classes)),
+                encoder=None if encoder is None else encoder.load,
+                identity={"manifest": plan.manifest.sha256, "encoder_weights": encoder and encoder.record},
+                cases=training.names,
+                progress=named(bench.progress, run.name),
+                cancel=bench.cancel,
+            )
+        except Exception:
+            # A framework reports a tile that could not be read as an error of its own.
+            for source in (training, validation):
+                if source.failure is not None:
+                    raise source.failure from None
+            raise
+
+
+def _source(tiles: Tiles, plan: TilePlan, classes: int, run: NetworkRun | None = None) -> TileSource:
+    """Tiles to train `run` on, augmented and in an order of their own; without it as they are, to be scored."""
+    return TileSource(
+        plan.manifest.cases,
+        tiles,
+        plan.config.tiles.rule,
+        classes=classes,
+        augmentation=None if run is None else run.arm.augmentation,
+        seed=0 if run is None else run.seed,
+        shuffle=run is not None,
+    )
