@@ -124,10 +124,10 @@ def load(card: Card, choice: Choice) -> BagNetwork:
     attention = found.attention
 
     def head(pooled: Floats) -> Floats:
-        return np.asarray(found.head.predict_on_batch(pooled), np.float32)
+        return _asked(found.head, pooled)
 
     def scores(embeddings: Floats) -> Floats:
-        return np.asarray(attention.predict_on_batch(embeddings), np.float32)[:, 0]  # type: ignore[union-attr]
+        return _asked(attention, embeddings)[:, 0]
 
     return BagNetwork(embed, head, None if attention is None else scores)
 
@@ -158,6 +158,12 @@ def augmentation_of(card: Card) -> TileAugmentation | None:
     except (BadInput, TypeError) as error:
         raise BadCard(f"weights card states a wrong input.augmentation: {error}: {card.path}") from error
     return found
+
+
+def _asked(network: Any, rows: Floats) -> Floats:  # noqa: ANN401 - a Keras model
+    """What a part says of up to `CHUNK` rows, filled up to as many: another number would be compiled anew."""
+    filled = np.pad(rows, [(0, CHUNK - len(rows)), (0, 0)])
+    return np.asarray(network.predict_on_batch(filled), np.float32)[: len(rows)]
 
 
 def _chunks(items: Iterable[NDArray[np.uint8]], size: int) -> Iterable[Sequence[NDArray[np.uint8]]]:

@@ -71,8 +71,9 @@ def _halves(network: keras.Model, layer: str | None) -> tuple[keras.Model, keras
         raise BadInput(f"layer {layer!r} has no features in space")
     else:
         features = names[layer].output
+    logits = _logits(network)
     try:
-        return keras.Model(network.input, features), keras.Model(features, _logits(network))
+        return keras.Model(network.input, features), keras.Model(features, logits)
     except ValueError as error:
         raise BadInput(f"layer {layer!r} is passed by a shortcut; name the end of a block") from error
 
@@ -103,7 +104,7 @@ def _gradient(network: keras.Model, features: Tensor, target: int) -> Tensor:
     if backend == "tensorflow":
         import tensorflow as tf
 
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:  # no gradients of weights
             tape.watch(features)
             score = network(features, training=False)[0, target]
         return tape.gradient(score, features)

@@ -64,7 +64,7 @@ def predict_tiles(
         maps,
         views=views_of(views),
         classes=range(len(classes)),
-        members=members,
+        members=members if predictors else (),
         per_patch=True,
         progress=progress,
         cancel=cancel,

@@ -20,6 +20,7 @@ from digipath.measure.tile_grades import (
     read_grades,
     share_at_confidence,
 )
+from digipath.planning import OVERVIEW_PX
 from digipath.report import (
     NOTICE,
     BagInput,
@@ -36,6 +37,7 @@ from digipath.report import (
     grade_page,
 )
 from digipath.result import CASE_FILE, STORED, Grade, GradedSlide
+from digipath.slide import Overview, open_slide
 from digipath.tile_explanations import Explainer
 from digipath.tile_frames import FolderFrame, Frame, SlideFrame
 from digipath.values import PREDICTED, Card
@@ -46,7 +48,6 @@ OWNED = (
 OF_SLIDES = ("grade_map.png", "grade.geojson")
 UNCERTAINTY = ("aleatoric", "epistemic")
 CONFIDENCES = tuple(round(0.02 * step, 2) for step in range(51))
-LISTED = 200  # tiles of a folder in its page
 CASE_RULE = "Every tile of every slide counts alike."
 
 
@@ -115,6 +116,7 @@ def readout_input(readout: GradeReadout, probabilities: NDArray[np.floating]) ->
         least_share=readout.least_share,
         confidence=readout.least_confidence,
         areas_mm2=None if readout.areas_mm2 is None else list(readout.areas_mm2.values()),
+        confident_shares=list(readout.confident_shares.values()),
         confidences=CONFIDENCES,
         shares_at=share_at_confidence(probabilities, CONFIDENCES).tolist(),
     )
@@ -149,7 +151,18 @@ def _of_slide(slide: GradedSlide, least_share: float, least_confidence: float) -
         tiles=TileLedger(counts["graded"], counts["left_out"], counts["unreadable"], least),
         notes=slide.summary["notes"],
         run=slide.run,
+        **_seen_again(slide),
     )
+
+
+def _seen_again(slide: GradedSlide) -> dict[str, Any]:
+    """The map of a slide that was graded, over a new overview; nothing of a folder of tiles."""
+    told, probability = slide.run["slide"], slide.maps["probability"][:].astype(np.float32)
+    if "size_l0" not in told or not slide.tiles:
+        return {}
+    with open_slide(told["path"], mpp=told["mpp"]) as source:
+        overview = source.overview(longest_px=OVERVIEW_PX)
+    return _laid_over(overview, float(slide.tiles[0]["side_l0"]), probability, np.asarray(slide.maps["coverage"][:]))
 
 
 def _areas_mm2(frame: Frame, graded: NDArray[np.bool_]) -> NDArray[np.float64] | None:
@@ -193,7 +206,8 @@ def _notes(frame: Frame, record: Mapping[str, Any], graded: int) -> list[str]:
     if counts["unreadable"]:
         return [f"None of {counts['unreadable']} tiles could be read: no grade."]
     if counts["left_out"]:
-        return [f"No tile holds {least:.0%} tissue: no grade. A lower --least-tissue or smaller --tile keeps more."]
+        remedy = "A lower --least-tissue or smaller --tile keeps more."
+        return [f"No tile holds {100 * least:g}% tissue: no grade. {remedy}"]
     return ["No tissue was found: no grade. --tissue all takes the whole slide."]
 
 
@@ -260,17 +274,22 @@ def _on_slide(frame: Frame, probability: NDArray[np.floating], codes: NDArray[np
     """What a page needs to lay tiles over a slide."""
     if not isinstance(frame, SlideFrame):
         return {}
-    overview = frame.plan.overview
-    geometry = TileFrame(frame.tiles.tile_px * frame.l0_per_px, overview.downsample, overview.mpp)
+    return _laid_over(frame.plan.overview, frame.tiles.tile_px * frame.l0_per_px, probability, codes)
+
+
+def _laid_over(
+    overview: Overview, side_l0: float, probability: NDArray[np.floating], codes: NDArray[Any]
+) -> dict[str, Any]:
     masked = np.where((codes == PREDICTED)[..., None], probability, np.nan)
-    return {"overview": overview.image, "probabilities": masked, "coverage": codes, "frame": geometry}
+    geometry = TileFrame(side_l0, overview.downsample, overview.mpp)
+    return {"overview": overview.image, "probabilities": masked, "coverage": codes.astype(np.uint8), "frame": geometry}
 
 
 def _in_folder(frame: Frame, cells: NDArray[np.int64], probabilities: NDArray[np.floating]) -> dict[str, Any]:
     """The answers for the images of a folder, by name."""
     if not isinstance(frame, FolderFrame):
         return {}
-    names = {frame.images[row].name: probabilities[at].tolist() for at, (row, _) in enumerate(cells[:LISTED].tolist())}
+    names = {frame.images[row].name: probabilities[at].tolist() for at, (row, _) in enumerate(cells.tolist())}
     return {"tile_names": names}
 
 

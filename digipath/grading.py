@@ -19,7 +19,7 @@ from digipath.case import Case, file_identity
 from digipath.engine.views import views_of
 from digipath.errors import BadInput
 from digipath.files import disk_errors, read_json, write_json
-from digipath.grade_maps import predict_bags, predict_tiles
+from digipath.grade_maps import BAGS, predict_bags, predict_tiles
 from digipath.grade_reporting import OF_SLIDES, OWNED, write_case_report, write_grade_report
 from digipath.measure.tile_grades import LEAST_CONFIDENCE, LEAST_SHARE
 from digipath.planning import stain_target
@@ -216,6 +216,7 @@ class _Run:
         with self.opened(path, self.graders.rule) as (frame, notes):
             planned_s = time.perf_counter() - began
             owned = (*OWNED, *OF_SLIDES) if isinstance(frame, SlideFrame) else OWNED
+            owned = (*owned, BAGS) if isinstance(self.graders, BagGraders) else owned
             held = Case(folder, "grade", self._identity(frame), owned=owned, resume=self.resume)
             with disk_errors(folder), held as case:
                 if not case.done:

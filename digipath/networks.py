@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath.engine.ensemble import checked
+from digipath.engine.ensemble import checked, predictor_name
 from digipath.errors import BadCard, BadInput, BadPredictor, WeightsCorrupt
 from digipath.runtime import (
     Choice,
@@ -140,7 +140,7 @@ def own(predictors: Sequence[Predictor], *, patch: int | None = None) -> Network
     (side,), (mpp,), (named,) = patches, resolutions, labels
     answers = _asked(predictors, side)
     kept, classes = _classes({answer.shape[-1] for answer in answers}, named)
-    marks = [[_name(p), *_fingerprint(answer)] for p, answer in zip(predictors, answers, strict=True)]
+    marks = [[predictor_name(p), *_fingerprint(answer)] for p, answer in zip(predictors, answers, strict=True)]
     identity = {"name": "own", "predictors": marks}
     return Networks(mpp, side, kept, classes, identity, len(predictors), (), lambda: predictors)
 
@@ -296,12 +296,3 @@ def _classes(counts: set[int], named: tuple[str, ...]) -> tuple[tuple[int, ...],
         raise BadPredictor(f"predictor names {len(names)} classes and returns {count}")
     kept = (count - 1,) if count <= 2 else tuple(range(count))
     return kept, names if count > 2 else names[-1:]
-
-
-def _name(predictor: Predictor) -> str:
-    for attribute in ("name", "__qualname__"):
-        if isinstance(found := getattr(predictor, attribute, None), str):
-            return found
-    return type(predictor).__qualname__
-
-

@@ -19,6 +19,7 @@ from digipath.measure.tile_grades import LEAST_CONFIDENCE, LEAST_SHARE, GradeRea
 from digipath.values import Coverage
 
 CASE_FILE = "case.json"  # of a case of several slides, each in a folder of its own beside it
+STORED = np.float16  # the precision of maps, in which a probability is compared with a threshold
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,10 @@ class GradedSlide:
             return list(csv.DictReader(stream))
 
     @property
-    def probabilities(self) -> NDArray[np.float32]:
-        """(n, C) of every tile that was graded."""
+    def probabilities(self) -> NDArray[np.float16]:
+        """(n, C) of every tile that was graded, as the maps hold them."""
         found = [[float(row[f"p {name}"]) for name in self.classes] for row in self.tiles]
-        return np.array(found, np.float32).reshape(-1, len(self.classes))
+        return np.array(found, STORED).reshape(-1, len(self.classes))
 
     @property
     def areas_mm2(self) -> NDArray[np.float64] | None:
@@ -177,7 +178,7 @@ class Grade:
         return all(slide.coverage.complete for slide in self.slides)
 
     @property
-    def probabilities(self) -> NDArray[np.float32]:
+    def probabilities(self) -> NDArray[np.float16]:
         """(n, C) of the tiles of all slides."""
         return np.concatenate([slide.probabilities for slide in self.slides])
 

@@ -13,12 +13,14 @@ from PIL import Image
 
 from digipath.errors import BadInput, Cancelled
 from digipath.files import disk_errors, made_folder, write_atomically
+from digipath.slide import open_slide
 from digipath.stain import StainReference
-from digipath.tile_frames import SlideFrame, open_frame
-from digipath.tiling import TileRule
+from digipath.tile_frames import SlideFrame
+from digipath.tiling import TileRule, plan_tiles
 from digipath.values import Cancel, Progress, ProgressCallback
 
 MANIFEST = "tiles.csv"
+COLUMNS = ("file", "slide", "row", "column", "x_l0", "y_l0", "side_l0", "mpp", "tissue_share", "unreadable")
 FORMATS = {"png": ("PNG", {}), "jpg": ("JPEG", {"quality": 95, "subsampling": 0})}
 READERS = 2
 
@@ -44,20 +46,17 @@ def export_tiles(
         The table: file, slide, row, column, x_l0, y_l0, side_l0, mpp, tissue_share, unreadable (1: no image).
 
     Raises:
-        BadInput: an unknown format, a folder instead of a slide; Cancelled; and what opening a slide raises.
+        BadInput: an unknown format; Cancelled; and what opening a slide and planning its tiles raise.
     """
     if image_format is not None and image_format not in FORMATS:
         raise BadInput(f"expected tiles as {' or '.join(FORMATS)}, got {image_format!r}")
     folder = Path(out)
-    if Path(slide).is_dir():
-        raise BadInput(f"expected a slide to cut into tiles, received a folder: {slide}")
-    with open_frame(slide, rule, mpp=mpp, stain=stain) as frame, disk_errors(folder):
-        if not isinstance(frame, SlideFrame):
-            raise BadInput(f"expected a slide to cut into tiles, received a folder: {slide}")
+    with open_slide(slide, mpp=mpp) as source, disk_errors(folder):
+        frame = SlideFrame(source, plan_tiles(source, rule, stain=stain))
         made_folder(folder)
         rows = list(_rows(frame, folder, image_format, progress, cancel))
         text = io.StringIO()
-        table = csv.DictWriter(text, rows[0] if rows else ["file"], lineterminator="\n")
+        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
         write_atomically(folder / MANIFEST, text.getvalue())

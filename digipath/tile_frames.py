@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath.case import file_identity
-from digipath.engine.reader import padded
+from digipath.engine.reader import Block, TileReader
 from digipath.errors import BadInput
 from digipath.planning import working_mpp
 from digipath.slide import Slide, open_slide
@@ -57,10 +57,9 @@ class SlideFrame:
 
     def tile(self, cell: tuple[int, int]) -> NDArray[np.uint8]:
         """(tile_px, tile_px, 3) one tile by itself, to look at."""
-        side, (height, width) = self.tiles.tile_px, self.tiles.shape_px
-        row, column = cell[0] * side, cell[1] * side
-        pixels, _ = self.plan.reading(self.source)(row, column, min(side, height - row), min(side, width - column))
-        return padded(Patch(cell, pixels), (side, side)).pixels  # type: ignore[return-value]
+        kept = np.zeros_like(self.tiles.kept)
+        kept[cell] = True
+        return self.only(kept).reader()(cell).pixels  # type: ignore[return-value]
 
     def place(self, cell: tuple[int, int]) -> dict[str, Any]:
         """Where a tile is, as tables write it."""
@@ -103,15 +102,23 @@ class FolderFrame:
 
     def reader(self, rows_done: int = 0) -> ReadPatch:
         """Tiles by their (row, column), each read once, from row `rows_done` on."""
-        return lambda cell: Patch(cell, self.tile((cell[0], 0)))
+        return self._patch
 
     def tile(self, cell: tuple[int, int]) -> NDArray[np.uint8]:
         """(tile_px, tile_px, 3) one tile by itself, to look at."""
+        return self._patch(cell).pixels  # type: ignore[return-value]
+
+    def _patch(self, cell: tuple[int, ...]) -> Patch:
+        """The middle of an image, read as tiles of slides are: what cannot be read is filled, or no tile."""
         with open_slide(self.images[cell[0]], mpp=self.mpp) as image:
             (rows, columns), side = image.working_size_px(self.read_mpp), self.tiles.tile_px
-            row, column = (max(0, (size - side) // 2) for size in (rows, columns))
-            pixels, _ = image.read_block(row, column, min(rows, side), min(columns, side), mpp=self.read_mpp)
-        return padded(Patch(cell, pixels), (side, side)).pixels  # type: ignore[return-value]
+            top, left = (max(0, (size - side) // 2) for size in (rows, columns))
+
+            def read_block(row: int, column: int, rows: int, columns: int) -> Block:
+                return image.read_block(top + row, left + column, rows, columns, mpp=self.read_mpp)
+
+            alone = _only_tile((min(rows, side), min(columns, side)), side)
+            return replace(TileReader(read_block, alone, block_px=side)((0, 0)), start_px=cell)
 
     def place(self, cell: tuple[int, int]) -> dict[str, Any]:
         """Where a tile is, as tables write it."""
@@ -127,7 +134,7 @@ class FolderFrame:
 
     def record(self) -> dict[str, Any]:
         """For the run record."""
-        return {"path": str(self.folder), "images": len(self.images), "mpp": self.mpp}
+        return {"path": str(self.folder.resolve()), "images": len(self.images), "mpp": self.mpp}
 
 
 Frame = SlideFrame | FolderFrame
@@ -159,6 +166,11 @@ def open_frame(
             yield SlideFrame(source, plan_tiles(source, rule, at_mpp=at_mpp, stain=stain))
 
 
+def _only_tile(shape_px: tuple[int, int], tile_px: int) -> Tiles:
+    """A frame of one tile, which is all tissue."""
+    return Tiles(shape_px, tile_px, np.ones((1, 1), np.float32), np.ones((1, 1), bool))
+
+
 def images_in(folder: Path) -> list[Path]:
     """JPEG, PNG and TIFF images of a folder in alphabetical order. Raises BadInput where there are none."""
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -170,23 +182,27 @@ def images_in(folder: Path) -> list[Path]:
 def _folder_frame(folder: Path, rule: TileRule, mpp: float | None, at_mpp: float | None) -> FolderFrame:
     rule.check()
     images, side = images_in(folder), rule.tile_px
-    sizes = [_size(image, rule, mpp, at_mpp) for image in images]
+    sizes, told = zip(*(_size(image, rule, mpp, at_mpp) for image in images), strict=True)
+    notes = dict.fromkeys(note for of_image in told for note in of_image)
     share = np.array([[min(rows, side) * min(columns, side) / side**2] for rows, columns in sizes], np.float32)
     asked = rule.mpp if at_mpp is None else at_mpp
     tiles = Tiles((len(images) * side, side), side, share, np.ones(share.shape, bool), asked or mpp)
-    return FolderFrame(folder, tuple(images), tiles, mpp, asked, _size_notes(sizes, side))
+    return FolderFrame(folder, tuple(images), tiles, mpp, asked, (*notes, *_size_notes(sizes, side)))
 
 
-def _size(path: Path, rule: TileRule, mpp: float | None, at_mpp: float | None) -> tuple[int, int]:
-    """(rows, columns) of an image at the working resolution."""
+def _size(
+    path: Path, rule: TileRule, mpp: float | None, at_mpp: float | None
+) -> tuple[tuple[int, int], tuple[str, ...]]:
+    """(rows, columns) of an image at the working resolution, and what is to be said of that."""
     with open_slide(path, mpp=mpp) as image:
-        size = image.working_size_px(working_mpp(image, rule.mpp, at_mpp)[0])
+        read_mpp, notes = working_mpp(image, rule.mpp, at_mpp)
+        size = image.working_size_px(read_mpp)
     if max(size) > LARGEST * rule.tile_px:
         raise BadInput(
             f"expected tiles of about {rule.tile_px} px in a folder, received an image of {size[1]} × {size[0]} px; "
-            f"grade it by itself, as a slide: {path}"
+            f"name their size with --tile, or grade it by itself, as a slide: {path}"
         )
-    return size
+    return size, notes
 
 
 def _size_notes(sizes: Sequence[tuple[int, int]], side: int) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath.engine.ensemble import checked
+from digipath.engine.ensemble import checked, predictor_name
 from digipath.errors import BadCard, BadInput, BadPredictor
 from digipath.measure.tile_grades import SUM_ERROR, modular
 from digipath.networks import NETWORK_STRIDE_PX, check_stated_head, common_stain, predictor_of, temperature
@@ -92,6 +92,9 @@ def published(
     multiple = max(int(card.record["input"].get("multiple", NETWORK_STRIDE_PX)) for card in cards)
     if side < multiple:
         raise BadInput(f"expected tiles of at least {multiple} px for these networks, got {side}")
+    for card in cards:
+        if (fixed := card.record["network"]["config"].get("patch")) not in (None, side):
+            raise BadInput(f"expected tiles of {fixed} px, the only ones that {card.name} takes, got {side}")
     choice = choose(runtime, precision)
     temperatures = {card.name: value for card in cards if calibrated and (value := temperature(card)) is not None}
     identity = {"name": weights, "sha256": hashes, "runtime": choice.runtime, "precision": choice.precision}
@@ -117,8 +120,8 @@ def grader_members(card: Card, output: str) -> tuple[Member, ...]:
         BadInput: the card is of no grader.
     """
     if card.record["kind"] not in ("network", "ensemble", "modular") or card.output != output:
-        said = f"{card.output}, kind {card.record['kind']}"
-        raise BadInput(f"expected weights that grade slides (output {output}), {card.name} is of output {said}")
+        said = f"is of kind {card.record['kind']}, for {card.record['task']}"
+        raise BadInput(f"expected weights that grade {output}s of slides, {card.name} {said}")
     found = members(card) if card.record["kind"] == "ensemble" else [card]
     made = tuple(_member(one, output) for one in found)
     for member in made:
@@ -163,8 +166,7 @@ def own(predictors: Sequence[Predictor], *, tile_px: int | None = None) -> Grade
         said = f"{sorted(counts)} for {list(named)}"
         raise BadPredictor(f"graders must give the same two or more classes, got {said}")
     classes = named or tuple(f"class {index}" for index in range(counts.pop()))
-    marks = [[getattr(p, "name", type(p).__qualname__), *np.round(a[0], 3).tolist()]
-             for p, a in zip(predictors, answers, strict=True)]  # fmt: skip
+    marks = [[predictor_name(p), *np.round(a[0], 3).tolist()] for p, a in zip(predictors, answers, strict=True)]
     identity = {"name": "own", "predictors": marks}
     return Graders(TileRule(mpp, side), classes, identity, len(predictors), (), lambda: predictors)
 
@@ -237,6 +239,6 @@ def _asked(predictors: Sequence[Predictor], side: int) -> list[NDArray[np.float3
     answers = [checked(p, p(noise.copy()), (1, 0)) for p in predictors]
     for predictor, answer in zip(predictors, answers, strict=True):
         if abs(answer.sum() - 1) > SUM_ERROR:
-            name = getattr(predictor, "name", type(predictor).__qualname__)
+            name = predictor_name(predictor)
             raise BadPredictor(f"grader {name} must return probabilities that sum to 1, got a sum of {answer.sum():g}")
     return answers

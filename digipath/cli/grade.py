@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,9 @@ def _grade(arguments: argparse.Namespace) -> int:
         )
     if arguments.json:
         slides = [{"folder": str(slide.folder), **slide.summary} for slide in result.slides]
-        print(json.dumps({"folder": str(result.folder), "slides": slides}, indent=2, ensure_ascii=False))
+        case = result.readout(least_share=arguments.least_share, least_confidence=arguments.least_confidence)
+        found = {"folder": str(result.folder), "slides": slides, "case": case.to_record()}
+        print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         _tell(result, arguments.least_share, arguments.least_confidence)
     return 0 if result.complete else INCOMPLETE
@@ -142,7 +145,8 @@ def _tell_readout(read: dict[str, Any]) -> None:
         print(f"  {name:12} {share:6.1%} of {read['tiles']} tiles{area}, mean probability {mean:.3f}")
     highest = read["highest_grade"] or "none reaches both thresholds"
     print(f"  mean vote: {read['mean_grade']}; majority vote: {read['majority_grade']}; highest grade: {highest}")
-    print(f"  (highest: at least {read['least_share']:.0%} of the tiles, each with p ≥ {read['least_confidence']:g})")
+    least = f"{100 * read['least_share']:g}%"
+    print(f"  (highest: at least {least} of the tiles, each with p ≥ {read['least_confidence']:g})")
 
 
 def _tell_bags(bags: dict[str, Any]) -> None:
@@ -183,11 +187,15 @@ def _tiles(arguments: argparse.Namespace) -> int:
         table = export_tiles(
             arguments.slide, out, rule, mpp=arguments.mpp, image_format=image_format, progress=show
         )
-    count = table.read_text(encoding="utf-8").count("\n") - 1
+    with table.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    lost = sum(row["unreadable"] == "1" for row in rows)
     if arguments.json:
-        print(json.dumps({"table": str(table), "tiles": count}))
-    elif count:
-        print(f"{count} tiles, listed in {table}")
+        print(json.dumps({"table": str(table), "tiles": len(rows), "unreadable": lost}))
+    elif rows:
+        print(f"{len(rows)} {'tile' if len(rows) == 1 else 'tiles'}, listed in {table}")
     else:
-        print(f"no tile holds {rule.least_tissue:.0%} tissue; {table} lists none")
-    return 0
+        print(f"no tile holds {100 * rule.least_tissue:g}% tissue; {table} lists none")
+    if lost and not arguments.json:
+        print(f"WARNING: {lost} of them could not be read and have no image")
+    return INCOMPLETE if lost else 0

@@ -132,12 +132,18 @@ def entropy_bits(probability: Floats) -> Floats:
     return -np.sum(probability * logs, axis=-1, keepdims=True)
 
 
+def predictor_name(predictor: Predictor) -> str:
+    """What messages and records call a predictor: its own `name`, that of a function, or its type."""
+    names = (getattr(predictor, attribute, None) for attribute in ("name", "__qualname__"))
+    return next((name for name in names if isinstance(name, str)), type(predictor).__qualname__)
+
+
 def checked(predictor: Predictor, answer: object, shape: Sequence[int]) -> Floats:
     """Return a copy of the answer as float32 (B, *patch, C) with all values in [0, 1], or refuse it.
 
     A copy, because a predictor may use its output buffer again. Rounding beyond 0 or 1 is clipped.
     """
-    name = getattr(predictor, "name", type(predictor).__name__)
+    name = predictor_name(predictor)
     try:
         values = np.array(answer, np.float32)
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that cannot leave its device
