@@ -96,6 +96,8 @@ def predict_bags(
     codes = _write_maps(frames[0], found[0], graders.classes, folder)
     wall = {"wall": round(time.perf_counter() - began, 3)}
     counted = _counted(codes, frames[0].tiles.tissue_px)
+    not_drawn = found[0].on_slide - len(found[0].cells) - len(found[0].unreadable)
+    counted["tiles"] |= {"left_out": counted["tiles"]["left_out"] - not_drawn, "not_drawn": not_drawn}
     return counted | {"bags": bags_record(graders.cards, found), "timings_s": wall}
 
 

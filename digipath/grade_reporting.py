@@ -148,7 +148,7 @@ def _of_slide(slide: GradedSlide, least_share: float, least_confidence: float) -
         slide=slide.slide_name,
         classes=slide.classes,
         readout=readout_input(readout, slide.probabilities),
-        tiles=TileLedger(counts["graded"], counts["left_out"], counts["unreadable"], least),
+        tiles=_tile_ledger(counts, least, None),
         notes=slide.summary["notes"],
         run=slide.run,
         **_seen_again(slide),
@@ -214,8 +214,12 @@ def _notes(frame: Frame, record: Mapping[str, Any], graded: int) -> list[str]:
 def _ledger(frame: Frame, record: Mapping[str, Any]) -> TileLedger:
     counts, mpp = record["tiles"], frame.tiles.mpp
     tile_mm2 = None if mpp is None else (frame.tiles.tile_px * mpp) ** 2 / 1e6
+    return _tile_ledger(counts, record["settings"]["least_tissue"], tile_mm2)
+
+
+def _tile_ledger(counts: Mapping[str, int], least_tissue: float, tile_mm2: float | None) -> TileLedger:
     return TileLedger(
-        counts["graded"], counts["left_out"], counts["unreadable"], record["settings"]["least_tissue"], tile_mm2
+        counts["graded"], counts["left_out"], counts["unreadable"], least_tissue, tile_mm2, counts.get("not_drawn", 0)
     )
 
 

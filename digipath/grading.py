@@ -17,13 +17,13 @@ from digipath.bag_grading import BagDraw
 from digipath.bag_networks import BagGraders, bag_rule
 from digipath.case import Case, file_identity
 from digipath.engine.views import views_of
-from digipath.errors import BadInput
+from digipath.errors import BadInput, CaseDiffers
 from digipath.files import disk_errors, read_json, write_json
 from digipath.grade_maps import BAGS, predict_bags, predict_tiles
 from digipath.grade_reporting import OF_SLIDES, OWNED, write_case_report, write_grade_report
 from digipath.measure.tile_grades import LEAST_CONFIDENCE, LEAST_SHARE
 from digipath.planning import stain_target
-from digipath.result import Grade, GradedSlide
+from digipath.result import CASE_FILE, Grade, GradedSlide
 from digipath.run_record import heading
 from digipath.tile_explanations import explainer_of
 from digipath.tile_frames import Frame, SlideFrame, open_frame
@@ -158,6 +158,8 @@ def grade(
     run = _Run(graders, settings, reading, mpp, resume, progress, cancel)
     if len(paths) == 1:
         folder = Path(out) if out is not None else Path.cwd() / f"{_stem(paths[0])}.grade"
+        if (folder / CASE_FILE).exists():
+            raise CaseDiffers(f"{folder} holds a case of several slides; choose another --out")
         return Grade((run.grade(paths[0], folder),), folder)
     folder = Path(out) if out is not None else Path.cwd() / "case.grade"
     found = Grade(tuple(run.grade(path, folder / _stem(path)) for path in paths), folder)

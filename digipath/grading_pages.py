@@ -1,15 +1,17 @@
-"""Answers of graders on cases with truth → the levels and questions that an evaluation page shows."""
+"""Answers of graders on cases with truth → what an evaluation page shows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from digipath.measure.grading_scores import RocCurves, roc_curves
-from digipath.report import ComparisonInput, LevelInput, RocInput
-from digipath.training.grading_results import ALL, LEVELS, TILE, Answers, Compared, asked_of
+from digipath.measure.repeated_runs import AblationRow as Ablated
+from digipath.report import AblationInput, AblationRow, ComparisonInput, LevelInput, RocInput
+from digipath.training.grading_results import ALL, TILE, Answers, Compared, asked_of
 
 MOST_LISTED = 500  # slides or cases by name
+TEST = "Student's two-sided t-test"
 
 
 def levels_of(
@@ -28,40 +30,43 @@ def levels_of(
     ]
 
 
-def comparison_inputs(compared: Sequence[Compared], runs: Mapping[str, Mapping[str, Sequence[float]]]) -> list[ComparisonInput]:
-    """Comparisons of ways to train, one for each question, level and metric.
+def comparison_inputs(
+    compared: Iterable[Compared], runs: Mapping[tuple[str, str, str], Mapping[str, Sequence[float]]]
+) -> list[ComparisonInput]:
+    """Comparisons of ways to train, together where they are of one question, level and metric.
 
     Args:
-        runs: key of a comparison (`comparison_key`) → way → the metric in each run.
+        runs: (question, level, metric) → way → the metric in each of its runs.
     """
-    found: dict[str, list[Compared]] = {}
+    found: dict[tuple[str, str, str], list[Compared]] = {}
     for one in compared:
-        found.setdefault(comparison_key(one.question, one.level, one.metric), []).append(one)
+        found.setdefault((one.question, one.level, one.metric), []).append(one)
     return [
         ComparisonInput(
-            title=f"{ones[0].question}, per {ones[0].level}",
-            measure=ones[0].metric.replace("_", " "),
-            runs=runs[key],
+            title=f"{question}, per {level}",
+            measure=metric.replace("_", " "),
+            runs=runs[question, level, metric],
             p_values=[(one.first, one.second, one.found.p) for one in ones],
-            test="Student's t-test",
+            test=TEST,
         )
-        for key, ones in found.items()
+        for (question, level, metric), ones in found.items()
     ]
 
 
-def comparison_key(question: str, level: str, metric: str) -> str:
-    """Names what is compared."""
-    return f"{question}|{level}|{metric}"
+def ablation_input(rows: Sequence[Ablated], title: str, metric: str) -> AblationInput:
+    """What each group of members adds to the vote of all, by one metric."""
+    said = {"all": "all", "without": "without {}", "alone": "{} alone"}
+    shown = [AblationRow(said[row.kind].format(row.group), row.scores.metrics()[metric]) for row in rows]
+    return AblationInput(title, metric.replace("_", " "), shown)
 
 
 def _level(
     answers: Answers, question: str, level: str, record: Mapping[str, Any], classes: Sequence[str]
 ) -> LevelInput:
     asked = asked_of(answers, level, question, classes)
-    named = f"{level}, {question}" if question != ALL else level
-    listed = level != TILE and len(asked.names) <= MOST_LISTED
+    named = level != TILE and len(asked.names) <= MOST_LISTED
     return LevelInput(
-        level=named,
+        level=level if question == ALL else f"{level}, {question}",
         classes=asked.classes,
         count=len(asked.truth),
         scores=record["metrics"],
@@ -70,7 +75,7 @@ def _level(
         roc=_curves(roc_curves(asked.truth, asked.probabilities, asked.classes)),
         truth=asked.truth.tolist(),
         probabilities=asked.probabilities.tolist(),
-        names=asked.names if listed else (),
+        names=asked.names if named else (),
     )
 
 
@@ -81,6 +86,3 @@ def _curves(found: RocCurves) -> dict[str, RocInput]:
         for name, curve in curves.items()
         if curve is not None
     }
-
-
-__all__ = ["LEVELS", "comparison_inputs", "comparison_key", "levels_of"]

@@ -87,9 +87,9 @@ def published(
             gives other classes than its card says.
         BadInput: a patch that is no multiple of what the networks need, an unknown runtime or precision.
     """
+    if load_card(weights).output != "pixels":
+        raise BadInput(f"{weights} answers for whole tiles, not for pixels; use it with `digipath grade`")
     cards = tuple(member_cards(weights))
-    if graders := [card.name for card in cards if card.output != "pixels"]:
-        raise BadInput(f"{graders[0]} answers for whole tiles, not for pixels; use it with `digipath grade`")
     stain = common_stain(cards)
     for card in cards:
         check_stated_head(card)

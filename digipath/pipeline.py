@@ -164,7 +164,7 @@ def _predict(
         window=settings.window,
         classes=networks.kept,
         extra=settings.extra_maps,
-        members=members,
+        members=members if predictors else (),
         progress=progress,
         cancel=cancel,
     )

@@ -128,8 +128,8 @@ def working_mpp(
     own, trained = source.require_mpp(), trained_mpp or asked
     if max(own, asked) > COARSEST * trained:
         raise ResolutionTooLow(
-            f"{max(own, asked):g} µm/px is more than {COARSEST:g} × coarser than the {trained:g} µm/px that the "
-            f"network was trained at; it cannot be used on this: {source.path}"
+            f"{max(own, asked):g} µm/px is more than {COARSEST:g} × coarser than the {trained:g} µm/px that is needed; "
+            f"there is no detail to be had from: {source.path}"
         )
     mpp, notes = source.snap_mpp(asked), []
     if own > mpp * 1.02:

@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -25,6 +26,20 @@ FORMATS = {"png": ("PNG", {}), "jpg": ("JPEG", {"quality": 95, "subsampling": 0}
 READERS = 2
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        table: `COLUMNS`; unreadable 1: there is no image. tiles: its rows; unreadable: of these. notes: for the user.
+    """
+
+    table: Path
+    tiles: int
+    unreadable: int
+    notes: tuple[str, ...]
+
+
 def export_tiles(
     slide: str | Path,
     out: str | Path,
@@ -35,15 +50,12 @@ def export_tiles(
     image_format: str | None = "png",
     progress: ProgressCallback | None = None,
     cancel: Cancel | None = None,
-) -> Path:
+) -> Exported:
     """Write the kept tiles of a slide into `out` and list them in its tiles.csv, which comes last.
 
     Args:
         rule: which tiles. mpp: µm per level-0 pixel, overrides the slide's own.
         image_format: "png", "jpg" (quality 95, no subsampling), or None for the table alone.
-
-    Returns:
-        The table: file, slide, row, column, x_l0, y_l0, side_l0, mpp, tissue_share, unreadable (1: no image).
 
     Raises:
         BadInput: an unknown format; Cancelled; and what opening a slide and planning its tiles raise.
@@ -60,7 +72,7 @@ def export_tiles(
         table.writeheader()
         table.writerows(rows)
         write_atomically(folder / MANIFEST, text.getvalue())
-    return folder / MANIFEST
+    return Exported(folder / MANIFEST, len(rows), sum(bool(row["unreadable"]) for row in rows), frame.notes)
 
 
 def _rows(

@@ -7,6 +7,9 @@ import json
 from typing import Any
 
 from digipath.cli.common import add_network_options, add_verb, network_options, progress
+from digipath.errors import BadInput
+
+SEEN = "Scores on images a network was trained on say nothing about new ones: see its card for its split."
 
 
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
@@ -16,14 +19,16 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
 
 def _add_evaluate(verbs: Any) -> None:  # noqa: ANN401
     verb = add_verb(
-        verbs, "evaluate", _evaluate, "score networks on images with masks, or on the cases of a manifest",
+        verbs, "evaluate", _evaluate, "score networks on images with masks, or on the cases of a manifest; graders too",
         "  digipath evaluate images/ masks/ --mpp 0.5\n"
         "  digipath evaluate images/ masks/ --mpp 0.5 --views 8 --json\n"
         "  digipath evaluate --manifest cases.csv --fold test    slides with outlines, within their tissue\n"
         "  digipath evaluate images/ masks/ --mpp 0.5 --views 8 --out report     plots: calibration, uncertainty\n"
-        "  digipath evaluate --manifest cases.csv --calibrate --out calibrated   cards with temperatures, too\n",
+        "  digipath evaluate --manifest cases.csv --calibrate --out calibrated   cards with temperatures, too\n"
+        "  digipath evaluate --manifest graded.csv --weights GRADER --fold test --out scores    per tile, slide and case\n"
+        "  digipath evaluate tiles/ --mpp 0.5 --weights GRADER    folders of tile images, called like the classes\n",
     )
-    verb.add_argument("images", nargs="?", help="folder of JPEG, PNG or TIFF images")
+    verb.add_argument("images", nargs="?", help="folder of JPEG, PNG or TIFF images; for graders, of a folder per class")
     verb.add_argument("masks", nargs="?", help="folder of masks of the same names; positive: > 0, in a JPEG > 127")
     verb.add_argument("--mpp", type=float, help="µm per pixel of the images")
     verb.add_argument("--manifest", metavar="CSV", help="cases instead of folders, as for `digipath train`")
@@ -46,7 +51,10 @@ def _add_evaluate(verbs: Any) -> None:  # noqa: ANN401
 def _evaluate(arguments: argparse.Namespace) -> int:
     from digipath.annotation import Labels
     from digipath.evaluation import evaluate
+    from digipath.grading_evaluation import is_grader
 
+    if arguments.weights and is_grader(arguments.weights):
+        return _evaluate_grader(arguments)
     with progress(arguments.json) as show:
         scores = evaluate(
             arguments.images,
@@ -69,6 +77,48 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate_grader(arguments: argparse.Namespace) -> int:
+    from digipath.grading_evaluation import evaluate_graders
+
+    if arguments.masks or arguments.calibrate or arguments.positive or arguments.negative:
+        raise BadInput(f"{arguments.weights} grades slides: masks, --positive, --negative and --calibrate are not for it")
+    with progress(arguments.json) as show:
+        found = evaluate_graders(
+            arguments.weights,
+            manifest=arguments.manifest,
+            folder=arguments.images,
+            mpp=arguments.mpp,
+            fold=arguments.fold,
+            views=arguments.views,
+            calibrated=not arguments.no_calibration,
+            out=arguments.out,
+            runtime=arguments.runtime,
+            precision=arguments.precision,
+            progress=show,
+        )
+    if arguments.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return 0
+    _tell_grades(found)
+    if arguments.out:
+        print(f"page: {arguments.out}/evaluation.html")
+    return 0
+
+
+def _tell_grades(found: dict[str, Any]) -> None:
+    print(found["data"])
+    for question, levels in found["scores"].items():
+        for level, record in levels.items():
+            print(f"{question}, per {level} ({record['scores']['count']}):")
+            for name, value in record["metrics"].items():
+                pair = record["intervals"]["intervals"][name]
+                between = "" if pair is None else f"  [{pair[0]:.3f}, {pair[1]:.3f}]"
+                print(f"  {name:26} {'undefined' if value is None else f'{value:.4g}'}{between}")
+    if found["left_out"]:
+        print(f"without any tile, not scored: {', '.join(found['left_out'])}")
+    print(SEEN)
+
+
 def _tell(scores: dict[str, Any]) -> None:
     for name, value in scores.items():
         if not isinstance(value, dict | str):
@@ -81,4 +131,4 @@ def _tell(scores: dict[str, Any]) -> None:
         print(f"{name}: temperature {found['temperature']:.4g}, error {error['before']:.4g} → {error['after']:.4g}")
     if "card" in scores:
         print(f"card: {scores['card']}")
-    print("Scores on images a network was trained on say nothing about new ones: see its card for its split.")
+    print(SEEN)

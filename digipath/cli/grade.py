@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,18 +183,17 @@ def _tiles(arguments: argparse.Namespace) -> int:
     out = arguments.out or f"{Path(arguments.slide).stem}.tiles"
     image_format = None if arguments.format == "none" else arguments.format
     with progress(arguments.json) as show:
-        table = export_tiles(
-            arguments.slide, out, rule, mpp=arguments.mpp, image_format=image_format, progress=show
-        )
-    with table.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    lost = sum(row["unreadable"] == "1" for row in rows)
+        found = export_tiles(arguments.slide, out, rule, mpp=arguments.mpp, image_format=image_format, progress=show)
     if arguments.json:
-        print(json.dumps({"table": str(table), "tiles": len(rows), "unreadable": lost}))
-    elif rows:
-        print(f"{len(rows)} {'tile' if len(rows) == 1 else 'tiles'}, listed in {table}")
+        counts = {"table": str(found.table), "tiles": found.tiles, "unreadable": found.unreadable}
+        print(json.dumps(counts | {"notes": list(found.notes)}))
+        return INCOMPLETE if found.unreadable else 0
+    for note in found.notes:
+        print(note)
+    if found.tiles:
+        print(f"{found.tiles} {'tile' if found.tiles == 1 else 'tiles'}, listed in {found.table}")
     else:
-        print(f"no tile holds {100 * rule.least_tissue:g}% tissue; {table} lists none")
-    if lost and not arguments.json:
-        print(f"WARNING: {lost} of them could not be read and have no image")
-    return INCOMPLETE if lost else 0
+        print(f"no tile holds {100 * rule.least_tissue:g}% tissue; {found.table} lists none")
+    if found.unreadable:
+        print(f"WARNING: {found.unreadable} of them could not be read and have no image")
+    return INCOMPLETE if found.unreadable else 0

@@ -27,6 +27,7 @@ from digipath.values import ENTROPIES, Predictor
 
 Floats = NDArray[np.float32]
 Maps = dict[str, Floats]
+SUM_ERROR = 0.01  # of the classes of a patch as a whole
 ROUNDING = 1e-3  # beyond [0, 1]: what half precision makes of a probability
 
 
@@ -116,7 +117,11 @@ class Ensemble:
         seen = view.apply(patches)
         if self.per_patch:
             spatial = (1,) * (seen.ndim - 2)
-            answer = checked(predictor, predictor(seen), (len(seen), 0)).reshape(len(seen), *spatial, -1)
+            whole = checked(predictor, predictor(seen), (len(seen), 0))
+            if (off := np.abs(whole.sum(axis=1) - 1).max()) > SUM_ERROR:
+                name = predictor_name(predictor)
+                raise BadPredictor(f"predictor {name} must return probabilities that sum to 1, they are off by {off:g}")
+            answer = whole.reshape(len(seen), *spatial, -1)
         else:
             answer = view.undo(checked(predictor, predictor(seen), seen.shape))
         if max(self.classes) >= answer.shape[-1]:

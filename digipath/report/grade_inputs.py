@@ -67,7 +67,8 @@ class TileLedger:
     """What became of the tiles that hold any tissue.
 
     Attributes:
-        graded, left_out, unreadable: tiles; left out are those with less than `least_tissue` tissue in them.
+        graded, left_out, unreadable, not_drawn: tiles; left out are those with less than `least_tissue` tissue in
+            them, not drawn those that networks of bags did not look at.
         least_tissue: in [0, 1]. tile_mm2: area of a tile, None where unknown.
     """
 
@@ -76,6 +77,12 @@ class TileLedger:
     unreadable: int = 0
     least_tissue: float = 0.9
     tile_mm2: float | None = None
+    not_drawn: int = 0
+
+    @property
+    def total(self) -> int:
+        """All tiles that hold any tissue."""
+        return self.graded + self.left_out + self.unreadable + self.not_drawn
 
 
 @dataclass(frozen=True)

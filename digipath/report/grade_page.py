@@ -92,7 +92,7 @@ def case_grade_page(given: CaseGradeInput) -> str:
 
 def _banner(tiles: TileLedger, *, graded: bool) -> str:
     """Loud words where there is no grade, and where tissue that was asked for has none."""
-    total = tiles.graded + tiles.left_out + tiles.unreadable
+    total = tiles.total
     why = []
     if tiles.left_out:
         why.append(f"{tiles.left_out:,} hold less than {tiles.least_tissue:.0%} tissue")
@@ -242,10 +242,11 @@ def _bags(bags: BagInput | None, classes: Sequence[str]) -> str:
 
 
 def _ledger(tiles: TileLedger) -> str:
-    total = tiles.graded + tiles.left_out + tiles.unreadable
+    total = tiles.total
     names = {
         "Tiles with tissue": total,
         "graded": tiles.graded,
+        **({"not looked at: not among the tiles drawn": tiles.not_drawn} if tiles.not_drawn else {}),
         f"left out: less than {tiles.least_tissue:.0%} tissue": tiles.left_out,
         "not graded: could not be read": tiles.unreadable,
     }
@@ -271,6 +272,7 @@ def _summed(tiles: Sequence[TileLedger]) -> TileLedger:
         sum(one.unreadable for one in tiles),
         tiles[0].least_tissue if tiles else 0.9,
         areas.pop() if len(areas) == 1 else None,
+        sum(one.not_drawn for one in tiles),
     )
 
 

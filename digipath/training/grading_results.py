@@ -36,8 +36,8 @@ Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]  # of a grader: question 
 class Answers:
     """What a grader says of n held-out tiles.
 
-    truth, slide_truth: (n,) class of the tile, and of its slide. probabilities: (n, C) float32. slides, cases: (n,)
-    names, those of cases being the patients'.
+    truth, slide_truth: (n,) class of the tile, −1 where it is of none, and of its slide. probabilities: (n, C)
+    float32. slides, cases: (n,) names, those of cases being the patients'.
     """
 
     truth: NDArray[np.int64]
@@ -45,6 +45,19 @@ class Answers:
     slides: NDArray[np.str_]
     cases: NDArray[np.str_]
     slide_truth: NDArray[np.int64]
+
+    @classmethod
+    def of_slide(
+        cls, truth: NDArray[np.int64], probabilities: NDArray[np.float32], *, slide: str, case: str, label: int
+    ) -> Answers:
+        """Of the tiles of one slide; truth −1: the tile is of no one class, and counts for slide and case alone."""
+        n = len(truth)
+        return cls(truth, probabilities, np.full(n, slide), np.full(n, case), np.full(n, label))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Answers]) -> Answers:
+        """Of the tiles of all of them."""
+        return cls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)))
 
     def save(self, path: Path) -> None:
         """Keep it in one compressed file (NumPy's npz)."""
@@ -62,15 +75,17 @@ class Answers:
             raise BadInput(f"kept answers are damaged ({error}); remove the file to score anew: {path}") from error
 
 
-def scored(answers: Answers, classes: Sequence[str], *, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
+def scored(
+    answers: Answers, classes: Sequence[str], *, levels: Sequence[str] = LEVELS, seed: int = 0
+) -> dict[str, dict[str, dict[str, Any]]]:
     """All scores of a grader with bootstrap intervals by case: question → level → record.
 
-    A record holds `scores` (`GradingScores.to_record`), `metrics` by name, and `intervals` as
-    `digipath.measure.grading_intervals` gives them.
+    levels: of `LEVELS`; without "tile" a row of the answers is a slide. A record holds `scores`
+    (`GradingScores.to_record`), `metrics` by name, and `intervals` as `digipath.measure.grading_intervals` gives them.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for question in questions(classes):
-        for level in LEVELS:
+        for level in levels:
             asked = asked_of(answers, level, question, classes)
             score = scores(asked.truth, asked.probabilities, asked.classes)
             intervals = bootstrap(asked.truth, asked.probabilities, asked.cases, asked.classes, seed=seed)
@@ -176,11 +191,12 @@ def score_rows(runs: Sequence[GraderRun], found: Mapping[str, Scores]) -> str:
         for question, levels in found[run.name].items():
             for level, record in levels.items():
                 about = [run.name, run.arm.name, run.scheme, run.repeat + 1, question, level, record["scores"]["count"]]
-                table.writerows([*about, *cells] for cells in _cells(record))
+                table.writerows([*about, *cells] for cells in interval_cells(record))
     return text.getvalue()
 
 
-def _cells(record: Mapping[str, Any]) -> Iterator[list[str]]:
+def interval_cells(record: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Metric, value and both ends of its interval, as cells of a table."""
     for metric, value in record["metrics"].items():
         pair = record["intervals"]["intervals"][metric] or (None, None)
         yield [metric, *("" if number is None else f"{number:.4f}" for number in (value, *pair))]

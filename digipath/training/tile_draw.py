@@ -97,12 +97,23 @@ def label_tiles(
     with open_slide(case.slide, mpp=case.mpp) as slide:
         tiles = plan_tiles(slide, rule).tiles
         tile_l0 = tiles.tile_px * (1.0 if tiles.mpp is None else tiles.mpp / slide.require_mpp())
+    labels = labels_at(tiles.cells, tile_l0, case, classes=classes, least_label=least_label).tolist()
     cells = [(int(row), int(column)) for row, column in tiles.cells]
-    if case.annotation is None:
-        return [(cell, classes.index(case.label)) for cell in cells]
-    covered = _covered(tiles.cells * tile_l0, tile_l0, _regions(case, classes))
-    labels = np.where(covered.max(axis=1) >= least_label - ROUNDING, covered.argmax(axis=1), -1).tolist()
     return [(cell, label) for cell, label in zip(cells, labels, strict=True) if label >= 0]
+
+
+def labels_at(
+    cells: NDArray[np.int64], tile_l0: float, case: TrainingCase, *, classes: Sequence[str], least_label: float
+) -> NDArray[np.int64]:
+    """(n,) number of the class of each tile of a case, −1 for tiles that are not of one class; see `label_tiles`.
+
+    Args:
+        cells: (n, 2) row and column of tiles of `tile_l0` level-0 pixels.
+    """
+    if case.annotation is None:
+        return np.full(len(cells), classes.index(str(case.label)))
+    covered = _covered(cells * tile_l0, tile_l0, _regions(case, classes))
+    return np.where(covered.max(axis=1) >= least_label - ROUNDING, covered.argmax(axis=1), -1)
 
 
 def draw_tiles(

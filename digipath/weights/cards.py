@@ -139,8 +139,8 @@ def _find(name: str) -> Path:
     found = next((path for path in card_files() if path.stem == name), None)
     if found is None:
         close = difflib.get_close_matches(name, list_weights(), cutoff=0.5)
-        hint = f"; did you mean {' or '.join(close)}?" if close else f"; the default is {DEFAULT};"
-        raise UnknownWeights(f"no weights called {name!r}{hint} `digipath weights list` shows all")
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise UnknownWeights(f"no weights called {name!r}; {hint}`digipath weights list` shows all")
     return found
 
 

@@ -1,0 +1,211 @@
+"""Score graders on cases of known grade, per tile, slide and case: the cases of a manifest or a folder by class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath import bag_networks, tile_networks
+from digipath.bag_grading import BagDraw, grade_bags
+from digipath.bag_networks import BagGraders, bag_rule
+from digipath.engine.predict import predict_maps
+from digipath.engine.views import views_of
+from digipath.errors import BadInput, Cancelled
+from digipath.files import made_folder, write_atomically, write_json
+from digipath.grading_pages import levels_of
+from digipath.report import NOTICE, GradingInput, grading_page
+from digipath.run_record import heading
+from digipath.tile_frames import SlideFrame, open_frame
+from digipath.tile_networks import Graders
+from digipath.training.graded_manifest import graded_folder, read_graded_manifest
+from digipath.training.grading_results import LEVELS, TILE, Answers, scored
+from digipath.training.manifest import Manifest, TrainingCase, plain_fold
+from digipath.training.tile_draw import LEAST_LABEL, labels_at
+from digipath.values import PREDICTED, ArrayMaps, Cancel, Predictor, Progress, ProgressCallback
+from digipath.weights import load_card
+
+SCORES, PAGE = "scores.json", "evaluation.html"
+
+
+def evaluate_graders(
+    weights: str,
+    *,
+    manifest: str | Path | None = None,
+    folder: str | Path | None = None,
+    mpp: float | None = None,
+    fold: str | None = None,
+    views: int = 1,
+    least_label: float = LEAST_LABEL,
+    draw: BagDraw | None = None,
+    calibrated: bool = True,
+    out: str | Path | None = None,
+    predictors: Sequence[Predictor] | None = None,
+    runtime: str = "auto",
+    precision: str = "auto",
+    progress: ProgressCallback | None = None,
+    cancel: Cancel | None = None,
+) -> dict[str, Any]:
+    """Confusion matrices, accuracies, kappa, F1 and AUROC of graders, with bootstrap intervals by case.
+
+    Args:
+        weights: a card whose output is "tile" or "bag".
+        manifest: graded cases (see `digipath.training.graded_manifest`); fold: only those of this fold.
+        folder: instead, a folder with a subfolder of tile images for each class, with `mpp`.
+        views: symmetries to average over, of tiles.
+        least_label: where cases are outlined, share of a tile that outlines of one class must cover to count as a
+            tile; slides and cases are called by all their tiles.
+        draw: of networks that see bags of tiles.
+        out: a folder for scores.json and evaluation.html.
+
+    Returns:
+        `scores`: question → level ("tile", "slide", "case") → `scores`, `metrics` and `intervals`; `classes`,
+        `cases`, `data` in words, `left_out`: cases without any tile.
+
+    Raises:
+        BadInput: neither manifest nor folder, no case of the fold, or none with a tile; what `grade` raises.
+    """
+    graders = _graders(weights, predictors, calibrated, runtime, precision)
+    found = _manifest(graders, manifest, folder, mpp)
+    cases = [case for case in found.cases if fold is None or case.fold == plain_fold(fold)]
+    if not cases:
+        folds = ", ".join(sorted({case.fold or "none" for case in found.cases}))
+        raise BadInput(f"no case has the fold {fold!r}; the manifest has {folds}: {found.path}")
+    asker = _Asker(graders, views, least_label, draw or BagDraw())
+    answered = []
+    for number, case in enumerate(cases):
+        if progress is not None:
+            progress(Progress(number, len(cases), math.nan, case.name))
+        if cancel is not None and cancel():
+            raise Cancelled(f"stopped after {number} of {len(cases)} cases; nothing was written")
+        answered.append(asker.answers(case))
+    levels = LEVELS if isinstance(graders, Graders) else tuple(level for level in LEVELS if level != TILE)
+    left_out = [case.name for case, own in zip(cases, answered, strict=True) if not len(own.truth)]
+    if len(left_out) == len(cases):
+        raise BadInput(f"none of {len(cases)} cases has a tile to grade; lower --least-tissue or look at the slides")
+    answers = Answers.joined(answered)
+    record = {
+        "classes": list(graders.classes),
+        "cases": len(cases),
+        "data": _told(found, cases, fold),
+        "left_out": left_out,
+        "scores": scored(answers, graders.classes, levels=levels),
+    }
+    if out is not None:
+        settings = {"views": views, "least_label": least_label, "draw": asdict(asker.draw), "data": record["data"]}
+        title = weights if predictors is None else "own predictors"
+        _write(made_folder(Path(out)), record, answers, graders, title, settings)
+    return record
+
+
+def is_grader(weights: str) -> bool:
+    """Whether a card grades tiles or bags of tiles. Raises UnknownWeights, BadCard."""
+    return load_card(weights).output != "pixels"
+
+
+def _graders(
+    weights: str, predictors: Sequence[Predictor] | None, calibrated: bool, runtime: str, precision: str
+) -> Graders | BagGraders:
+    if predictors is not None:
+        return tile_networks.own(predictors)
+    if load_card(weights).output == "bag":
+        return bag_networks.published(weights, runtime=runtime, precision=precision)
+    return tile_networks.published(weights, runtime=runtime, precision=precision, calibrated=calibrated)
+
+
+def _manifest(
+    graders: Graders | BagGraders, manifest: str | Path | None, folder: str | Path | None, mpp: float | None
+) -> Manifest:
+    if manifest is not None and folder is None and mpp is None:
+        return read_graded_manifest(manifest, classes=graders.classes, at_mpp=graders.rule.mpp)
+    if folder is not None and manifest is None and mpp is not None:
+        return graded_folder(folder, classes=graders.classes, mpp=mpp, at_mpp=graders.rule.mpp)
+    raise BadInput("to evaluate graders, expected a manifest, or a folder of tiles by class with mpp")
+
+
+def _told(manifest: Manifest, cases: Sequence[TrainingCase], fold: str | None) -> str:
+    of_fold, patients = "" if fold is None else f", fold {fold}", len({case.patient for case in cases})
+    return f"{len(cases)} slides of {patients} patients{of_fold}; {manifest.path.name}, sha256 {manifest.sha256}"
+
+
+@dataclass
+class _Asker:
+    """Asks the networks, loaded once, about one slide after the other."""
+
+    graders: Graders | BagGraders
+    views: int
+    least_label: float
+    draw: BagDraw
+
+    def __post_init__(self) -> None:
+        if isinstance(self.graders, Graders):
+            self._predictors = self.graders.load()
+        else:
+            self._networks = [bag_networks.load(card, self.graders.choice) for card in self.graders.cards]
+
+    def answers(self, case: TrainingCase) -> Answers:
+        """Of each tile, or of the slide as one row; no row where there is no tile."""
+        if isinstance(self.graders, Graders):
+            probabilities, truth = self._tiles(case, self.graders)
+        else:
+            probabilities, truth = self._bags(case, self.graders)
+        label = self.graders.classes.index(str(case.label))
+        return Answers.of_slide(truth, probabilities, slide=case.name, case=case.patient, label=label)
+
+    def _tiles(self, case: TrainingCase, graders: Graders) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        classes = graders.classes
+        with open_frame(case.slide, graders.rule, mpp=case.mpp, stain=graders.stain) as frame:
+            assert isinstance(frame, SlideFrame)
+            tiles = frame.tiles
+            maps = ArrayMaps(tiles.grid.map_shape)
+            predict_maps(
+                frame.reader(), tiles.grid, self._predictors, tiles.wanted, maps,
+                views=views_of(self.views), classes=range(len(classes)), per_patch=True,
+            )  # fmt: skip
+            graded = maps.arrays["coverage"] == PREDICTED
+            tile_l0 = tiles.tile_px * frame.l0_per_px
+        truth = labels_at(np.argwhere(graded), tile_l0, case, classes=classes, least_label=self.least_label)
+        return maps.arrays["probability"][graded].astype(np.float32), truth
+
+    def _bags(self, case: TrainingCase, graders: BagGraders) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        answers = []
+        with ExitStack() as stack:
+            for card, network in zip(graders.cards, self._networks, strict=True):
+                frame = stack.enter_context(
+                    open_frame(case.slide, bag_rule(card), mpp=case.mpp, stain=graders.stain)
+                )
+                found = grade_bags(frame, card, network, self.draw).probabilities
+                answers += [] if found is None else [found]
+        vote = np.mean(answers, axis=0, keepdims=True) if answers else np.empty((0, len(graders.classes)))
+        label = graders.classes.index(str(case.label))
+        return vote.astype(np.float32), np.full(len(vote), label)
+
+
+def _write(
+    folder: Path,
+    record: dict[str, Any],
+    answers: Answers,
+    graders: Graders | BagGraders,
+    title: str,
+    settings: dict[str, Any],
+) -> None:
+    made = heading("evaluate")
+    notes = [f"Without any tile, and not scored: {', '.join(record['left_out'])}"] if record["left_out"] else []
+    page = GradingInput(
+        title=title,
+        classes=graders.classes,
+        levels=levels_of(answers, record["scores"], graders.classes),
+        interval_level=0.95,
+        resampled="patients",
+        notes=[record["data"], *notes],
+        run=made | {"settings": settings},
+        cards=[card.record for card in graders.cards],
+    )
+    write_atomically(folder / PAGE, grading_page(page))
+    write_json(folder / SCORES, {"notice": NOTICE, **made, "weights": dict(graders.identity), **record})
