@@ -19,12 +19,12 @@ from digipath.engine.predict import predict_maps
 from digipath.engine.views import views_of
 from digipath.errors import BadInput, Cancelled
 from digipath.files import made_folder, write_atomically, write_json
-from digipath.grading_pages import levels_of
 from digipath.report import NOTICE, GradingInput, grading_page
 from digipath.run_record import heading
 from digipath.tile_frames import SlideFrame, open_frame
 from digipath.tile_networks import Graders
 from digipath.training.graded_manifest import graded_folder, read_graded_manifest
+from digipath.training.grading_pages import levels_of
 from digipath.training.grading_results import LEVELS, TILE, Answers, scored
 from digipath.training.manifest import Manifest, TrainingCase, plain_fold
 from digipath.training.tile_draw import LEAST_LABEL, labels_at

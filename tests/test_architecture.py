@@ -22,7 +22,7 @@ STAGES = {
 }  # fmt: skip
 SENTENCES = {
     "bag_grading", "bag_networks", "burden_files", "calibrated_cards", "coarser_maps", "evaluation",
-    "evaluation_report", "grade_maps", "grade_reporting", "grading", "grading_evaluation", "grading_pages", "networks",
+    "evaluation_report", "grade_maps", "grade_reporting", "grading", "grading_evaluation", "networks",
     "node_maps", "pipeline", "planning", "reporting", "result", "run_record", "scoring", "slide_stain", "staging",
     "tile_explanations", "tile_export", "tile_frames", "tile_networks", "tiling", "training", "tumour_burden",
     "where_to_look",

@@ -25,10 +25,10 @@ def _add_evaluate(verbs: Any) -> None:  # noqa: ANN401
         "  digipath evaluate --manifest cases.csv --fold test    slides with outlines, within their tissue\n"
         "  digipath evaluate images/ masks/ --mpp 0.5 --views 8 --out report     plots: calibration, uncertainty\n"
         "  digipath evaluate --manifest cases.csv --calibrate --out calibrated   cards with temperatures, too\n"
-        "  digipath evaluate --manifest graded.csv --weights GRADER --fold test --out scores    per tile, slide and case\n"
+        "  digipath evaluate --manifest graded.csv --weights GRADER --fold test    per tile, slide and case\n"
         "  digipath evaluate tiles/ --mpp 0.5 --weights GRADER    folders of tile images, called like the classes\n",
     )
-    verb.add_argument("images", nargs="?", help="folder of JPEG, PNG or TIFF images; for graders, of a folder per class")
+    verb.add_argument("images", nargs="?", help="folder of JPEG, PNG or TIFF images, or of one folder per class")
     verb.add_argument("masks", nargs="?", help="folder of masks of the same names; positive: > 0, in a JPEG > 127")
     verb.add_argument("--mpp", type=float, help="µm per pixel of the images")
     verb.add_argument("--manifest", metavar="CSV", help="cases instead of folders, as for `digipath train`")
@@ -81,7 +81,7 @@ def _evaluate_grader(arguments: argparse.Namespace) -> int:
     from digipath.grading_evaluation import evaluate_graders
 
     if arguments.masks or arguments.calibrate or arguments.positive or arguments.negative:
-        raise BadInput(f"{arguments.weights} grades slides: masks, --positive, --negative and --calibrate are not for it")
+        raise BadInput(f"{arguments.weights} grades slides; leave out masks, --positive, --negative and --calibrate")
     with progress(arguments.json) as show:
         found = evaluate_graders(
             arguments.weights,

@@ -5,6 +5,7 @@
     scores/<grader>.npz        what each grader says of the test tiles, from which all scores follow
     weights/<name>.json        cards with their .weights.h5; `digipath grade --weights` takes them
     results.json, scores.csv, summary.md
+    evaluation.html            confusion matrices, ROC, histograms of the grader that is shipped, and all comparisons
 
 Finished runs are never repeated: the same command goes on where it was stopped. No pixel of a test tile is read
 before all training is over.
@@ -24,12 +25,13 @@ from digipath.files import read_json
 from digipath.training.experiment import OWNED, TrainingResult, flat
 from digipath.training.grading_config import TileConfig
 from digipath.training.grading_outcome import write_outcome
+from digipath.training.grading_pages import write_page
 from digipath.training.grading_plan import TilePlan, prepare_tiles
-from digipath.training.grading_results import Scores, scored
+from digipath.training.grading_results import scored
 from digipath.training.grading_tiles import kept_or_drawn
 from digipath.values import Cancel, ProgressCallback
 
-TABLE = "tiles.csv"
+TABLE, PAGE = "tiles.csv", "evaluation.html"
 
 
 def train_tiles(
@@ -52,7 +54,7 @@ def train_tiles(
         "config": flat({**plan.config.record(), "card": {"name": plan.config.card.name}}),
         "digipath": version("digipath"),
     }
-    with Case(folder, "train", identity, owned=(*OWNED, TABLE), resume=resume) as case:
+    with Case(folder, "train", identity, owned=(*OWNED, TABLE, PAGE), resume=resume) as case:
         if not case.done or _reworded(plan, folder):
             _train(plan, folder, progress, cancel)
     return TrainingResult(folder)
@@ -75,8 +77,7 @@ def _train(plan: TilePlan, folder: Path, progress: ProgressCallback | None, canc
     records: dict[str, dict[str, Any]] = {}
     for run in plan.runs:
         records |= train_grader(run, bench, folder / "runs")
-    found: dict[str, Scores] = {}
-    for run in plan.runs:
-        answers = answers_of(run, bench, folder / "scores" / f"{run.name}.npz")
-        found[run.name] = scored(answers, plan.config.data.classes)
+    answers = {run.name: answers_of(run, bench, folder / "scores" / f"{run.name}.npz") for run in plan.runs}
+    found = {name: scored(one, plan.config.data.classes) for name, one in answers.items()}
+    write_page(plan, folder / PAGE, answers[plan.shipped.name], found)
     write_outcome(plan, folder, drawn, records, found, seconds=time.perf_counter() - began)

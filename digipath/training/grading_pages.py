@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from digipath.files import write_atomically
 from digipath.measure.grading_scores import RocCurves, roc_curves
 from digipath.measure.repeated_runs import AblationRow as Ablated
-from digipath.report import AblationInput, AblationRow, ComparisonInput, LevelInput, RocInput
-from digipath.training.grading_results import ALL, TILE, Answers, Compared, asked_of
+from digipath.report import (
+    AblationInput,
+    AblationRow,
+    ComparisonInput,
+    GradingInput,
+    LevelInput,
+    RocInput,
+    grading_page,
+)
+from digipath.run_record import heading
+from digipath.training.grading_plan import TilePlan
+from digipath.training.grading_results import (
+    ALL,
+    TILE,
+    Answers,
+    Compared,
+    Scores,
+    asked_of,
+    by_way,
+    comparisons,
+    values,
+)
 
 MOST_LISTED = 500  # slides or cases by name
 TEST = "Student's two-sided t-test"
@@ -28,6 +50,31 @@ def levels_of(
         for question, levels in found.items()
         for level, record in levels.items()
     ]
+
+
+def write_page(plan: TilePlan, path: Path, answers: Answers, found: Mapping[str, Scores]) -> None:
+    """Write the page of a training of tile classifiers.
+
+    Args:
+        answers: of the grader that is shipped. found: scores of all graders by name.
+    """
+    classes, ways = plan.config.data.classes, by_way(plan.runs)
+    compared = [one for one in comparisons(plan.runs, found) if one.level == TILE]
+    runs = {
+        key: {" ".join(way): values(names, found, *key) for way, names in ways.items()}
+        for key in {(one.question, one.level, one.metric) for one in compared}
+    }
+    page = GradingInput(
+        title=plan.config.card.name,
+        classes=classes,
+        levels=levels_of(answers, found[plan.shipped.name], classes),
+        interval_level=0.95,
+        resampled="patients",
+        comparisons=comparison_inputs(compared, runs),
+        notes=[f"Test tiles of {plan.manifest.path.name}, which no training saw; by the grader {plan.shipped.name}."],
+        run=heading("train") | {"settings": plan.config.record()},
+    )
+    write_atomically(path, grading_page(page))
 
 
 def comparison_inputs(
