@@ -2,26 +2,34 @@
 
 Every builder is a function whose settings are plain values, so that the `network` entry of a
 weights card, `{"name": …, "config": {…}}`, is all that is needed to build the network again.
+Three kinds: of pixels (maps of classes), of tiles (one answer each), of bags of tiles.
 """
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Mapping
 
 import keras
 
 from digipath.errors import BadInput
+from digipath.nn.checks import built
 from digipath.nn.deeplabv3plus import deeplabv3plus
 from digipath.nn.digipathai import digipathai_unet
+from digipath.nn.mil import mil
+from digipath.nn.resnet import resnet18
 from digipath.nn.small_unet import small_unet
+from digipath.nn.tile_classifiers import densenet121, efficientnet_b0
 from digipath.nn.unet import unet
 
 __all__ = ["BUILDERS", "build", "patch_multiple"]
 
 BUILDERS: dict[str, Callable[..., keras.Model]] = {
     "deeplabv3plus": deeplabv3plus,
+    "densenet121": densenet121,
+    "efficientnet-b0": efficientnet_b0,
+    "mil": mil,
+    "resnet18": resnet18,
     "unet": unet,
     "unet-digipathai": digipathai_unet,
     "unet-small": small_unet,
@@ -33,23 +41,18 @@ def build(name: str, **config: object) -> keras.Model:
 
     Args:
         name: one of `BUILDERS`: "deeplabv3plus", "unet" (the encoders of segmentation-models),
-            "unet-digipathai" (its published weights) or "unet-small" (few parameters, made for CPUs).
+            "unet-digipathai" (its published weights) or "unet-small" (few parameters, made for CPUs);
+            for tiles "resnet18", "densenet121" or "efficientnet-b0"; for bags of tiles "mil".
         **config: the settings of that builder, e.g. `backbone`, `classes`, `activation`, `patch`.
 
     Returns:
-        (B, H, W, channels) float32 → (B, H, W, classes) float32.
+        (B, H, W, channels) float32 → (B, H, W, classes) float32; of tiles → (B, classes);
+        of bags (B, N, H, W, channels) → (B, classes).
 
     Raises:
         BadInput: no network has this name, it has no such setting, or a setting is out of range.
     """
-    if name not in BUILDERS:
-        raise BadInput(f"expected a network among {', '.join(sorted(BUILDERS))}, got {name!r}")
-    builder = BUILDERS[name]
-    known = set(inspect.signature(builder).parameters)
-    if unknown := set(config) - known:
-        unknown_names, known_names = ", ".join(sorted(unknown)), ", ".join(sorted(known))
-        raise BadInput(f"network {name!r} has no setting {unknown_names}; it has {known_names}")
-    return builder(**config)
+    return built("a network", BUILDERS, name, config)
 
 
 def patch_multiple(name: str, config: Mapping[str, object]) -> int:

@@ -1,4 +1,4 @@
-"""Published weights into networks of our own: Keras 2 files, and EfficientNet-Lite0's PyTorch file.
+"""Published weights into networks of our own: Keras 2 files, and two PyTorch files.
 
 Layers are paired by name, "/" read as "_". Names that Keras gave by counting (conv2d_203) differ from
 session to session; those layers are paired in the networks' order, kind by kind, as Keras itself does.
@@ -7,11 +7,13 @@ Every array of the file must be used, every weight of the network be set, all sh
 What fits what (`load_encoder`; the networks' encoders are those of the files, layer by layer):
 
 - DenseNet121, Inception-ResNet-v2, EfficientNet-B0 and Xception of keras.applications and the ResNet18 of
-  qubvel: `unet` with that backbone. Xception's first two convolutions are padded here.
+  qubvel: `unet` with that backbone. Xception's first two convolutions are padded here. DenseNet121 and
+  EfficientNet-B0 also: `densenet121` and `efficientnet-b0`, and `mil` with that embedder.
+- torchvision's ResNet18, a PyTorch file: `resnet18`, and `mil` with that embedder. Not qubvel's, which is another.
 - DeepLabV3+ on Pascal VOC (bonlime): `deeplabv3plus` with backbone "xception", encoder and decoder. The
   Xception of keras.applications does not fit there: DeepLab's is deeper, its separable convolutions have a
   norm inside, and strides replace its poolings.
-- EfficientNet-Lite0: networks with that encoder.
+- EfficientNet-Lite0, a PyTorch file: networks with that encoder.
 - DigiPathAI's nine files (`load_legacy`): `unet-digipathai`, and `deeplabv3plus` with two classes.
 """
 
@@ -27,6 +29,7 @@ from digipath.errors import BadInput
 from digipath.nn.efficientnet_lite import load_efficientnet_lite0
 from digipath.nn.encoder import BEHIND, body_layers, encoder_layers
 from digipath.nn.legacy_h5 import StoredLayer, open_legacy
+from digipath.nn.resnet import is_resnet18, load_resnet18
 
 # Names given by counting, of Keras 1 ("convolution2d_1"), TensorFlow 1 ("batch_normalization_v1") and later.
 COUNTED = re.compile(
@@ -59,11 +62,11 @@ def load_encoder(network: keras.Model, file: str | Path) -> int:
     0–255, and with another a frozen encoder is of no use, as its first layer is a norm.
 
     Raises:
-        BadInput: as `load_legacy`; also a PyTorch file other than EfficientNet-Lite0's.
+        BadInput: as `load_legacy`; also a PyTorch file other than that of the network's ResNet18 or EfficientNet-Lite0.
     """
     path = Path(file)
     if path.suffix == ".pth":
-        return load_efficientnet_lite0(network, path)
+        return (load_resnet18 if is_resnet18(network) else load_efficientnet_lite0)(network, path)
     with open_legacy(path) as found:
         stored = [layer for layer in found if not NOT_FEATURES.fullmatch(layer.name)]
         encoder, body = encoder_layers(network), body_layers(network)

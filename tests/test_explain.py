@@ -1,0 +1,124 @@
+"""Grad-CAM: its closed form, a planted patch, sizes, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_nn import run_on
+
+from digipath.errors import BadInput
+
+pytestmark = pytest.mark.keras
+
+# Average over space and a dense layer: α_k is w_kc / (h w), so that the map is that of Σ_k w_kc A_k.
+CLOSED_FORM = """
+import keras, numpy as np
+from digipath.explain import grad_cam
+keras.utils.set_random_seed(1)
+image = keras.Input((9, 7, 3))
+x = keras.layers.Conv2D(6, 3, padding="same", activation="relu", name="conv")(image)
+y = keras.layers.Dense(3, name="logits")(keras.layers.GlobalAveragePooling2D()(x))
+network = keras.Model(image, keras.layers.Activation("softmax")(y))
+pixels = np.random.default_rng(0).normal(0, 1, (9, 7, 3)).astype("f4")
+features = np.asarray(keras.Model(image, x)(pixels[None]))[0]
+kernel = network.get_layer("logits").get_weights()[0]
+worst = 0
+for target in range(3):
+    raw = np.maximum(features @ kernel[:, target], 0)
+    found = grad_cam(network, pixels, target=target)
+    assert found.shape == (9, 7) and found.dtype == np.float32 and raw.max() > 0
+    worst = max(worst, np.abs(found - raw / raw.max()).max())
+print(worst < 1e-5)
+"""
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_the_closed_form(backend):
+    pytest.importorskip(backend, reason=f"{backend} is not installed")
+    assert run_on(backend, CLOSED_FORM) == "True"
+
+
+def by_hand(sign: float = 1.0):
+    """Brightness averaged over cells of 4 px → its average → logits (−brightness, sign × brightness)."""
+    import keras
+    from keras import layers
+
+    image = keras.Input((None, None, 3), name="image")
+    x = layers.Conv2D(1, 4, strides=4, use_bias=False, name="bright")(image)
+    x = layers.ReLU(name="relu")(x)
+    y = layers.Dense(2, use_bias=False, name="logits")(layers.GlobalAveragePooling2D(name="features")(x))
+    network = keras.Model(image, layers.Activation("softmax", name="probability")(y))
+    network.get_layer("bright").set_weights([np.full((4, 4, 3, 1), 1 / 48)])
+    network.get_layer("logits").set_weights([np.array([[-1.0, sign]])])
+    return network
+
+
+def planted() -> np.ndarray:
+    pixels = np.zeros((32, 40, 3), np.float32)
+    pixels[8:16, 24:32] = 1
+    return pixels
+
+
+@pytest.mark.parametrize("layer", [None, "relu", "bright"])
+def test_a_planted_patch_is_found(layer):
+    from digipath.explain import grad_cam
+
+    found = grad_cam(by_hand(), planted(), target=1, layer=layer)
+    assert (found.shape, found.max(), found.min()) == ((32, 40), 1, 0)
+    assert (found[10:14, 26:30] == 1).all()  # the centres of its cells
+    far = np.ones(found.shape, bool)
+    far[6:18, 22:34] = False
+    assert (found[far] == 0).all()
+
+
+def test_nothing_speaks_for_the_other_class():
+    from digipath.explain import grad_cam
+
+    assert (grad_cam(by_hand(), planted(), target=0) == 0).all()
+    assert (grad_cam(by_hand(sign=-1.0), planted(), target=1) == 0).all()
+    assert (grad_cam(by_hand(), np.zeros((32, 32, 3)), target=1) == 0).all()
+
+
+def test_logits_that_are_the_output():
+    import keras
+
+    from digipath.explain import grad_cam
+
+    network = by_hand()
+    logits = keras.Model(network.input, network.get_layer("logits").output)
+    np.testing.assert_array_equal(grad_cam(logits, planted(), target=1), grad_cam(network, planted(), target=1))
+
+
+def test_on_a_tile_classifier():
+    from digipath.explain import grad_cam
+    from digipath.nn import build
+
+    network = build("resnet18", widths=(4, 6, 8, 8), patch=96)
+    pixels = np.random.default_rng(0).normal(0, 1, (96, 96, 3)).astype(np.float32)
+    last = grad_cam(network, pixels, target=2)
+    np.testing.assert_array_equal(grad_cam(network, pixels, target=2, layer="layer4_1_relu2"), last)
+    assert grad_cam(network, pixels, target=2, layer="layer2_1_relu2").shape == (96, 96)
+    with pytest.raises(BadInput, match="layer 'layer2_0_conv1' is passed by a shortcut"):
+        grad_cam(network, pixels, target=2, layer="layer2_0_conv1")
+
+
+def test_what_is_refused():
+    import keras
+    from keras import layers
+
+    from digipath.explain import grad_cam
+
+    network = by_hand()
+    for target in (-1, 2):
+        with pytest.raises(BadInput, match=f"a class from 0 to 1, got {target}"):
+            grad_cam(network, planted(), target=target)
+    for shape in ((32, 32), (32, 32, 4), (1, 32, 32, 3)):
+        with pytest.raises(BadInput, match="an image of the shape"):
+            grad_cam(network, np.zeros(shape), target=0)
+    with pytest.raises(BadInput, match="has no layer 'conv9'"):
+        grad_cam(network, planted(), target=0, layer="conv9")
+    with pytest.raises(BadInput, match="'features' has no features in space"):
+        grad_cam(network, planted(), target=0, layer="features")
+    joined = layers.Dense(2, activation="softmax")(network.get_layer("features").output)
+    with pytest.raises(BadInput, match="softmax is a layer of its own"):
+        grad_cam(keras.Model(network.input, joined), planted(), target=0)
