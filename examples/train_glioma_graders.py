@@ -30,13 +30,20 @@ from digipath.synthetic.glioma import GRADES, GliomaSlide, write_glioma_slide
 from digipath.tile_frames import SlideFrame, open_frame
 from digipath.tiling import TileRule
 
-SIZE_L0, MPP, TILE_PX = (8192, 6144), 0.5, 1024
-TRAINING = {"train": 9, "validation": 3, "test": 3}  # slides
-UNSEEN = 18
-MIXTURES = (  # the dominant grade first, then what else is on the slide
-    (("grade 2", 0.8), ("grade 3", 0.2)),
-    (("grade 3", 0.6), ("grade 2", 0.4)),
-    (("grade 4", 0.6), ("grade 3", 0.2), ("grade 2", 0.2)),
+SIZE_L0, MPP, TILE_PX = (6144, 5120), 0.5, 1024
+TRAINING = {"train": 24, "validation": 9, "test": 9}  # slides
+UNSEEN = 24
+# Slides to learn from hold every grade, so that a stain says nothing; the first one has half of the tissue.
+LEARNED = (
+    {"grade 2": 0.5, "grade 3": 0.25, "grade 4": 0.25},
+    {"grade 3": 0.5, "grade 4": 0.25, "grade 2": 0.25},
+    {"grade 4": 0.5, "grade 2": 0.25, "grade 3": 0.25},
+)
+# Of slides to be graded the dominant grade is also the highest one, as a pathologist would call them.
+GRADED = (
+    {"grade 2": 1.0},
+    {"grade 3": 0.6, "grade 2": 0.4},
+    {"grade 4": 0.6, "grade 3": 0.2, "grade 2": 0.2},
 )
 PURE = 0.9  # share of a tile in one region from which its grade can be right or wrong
 BINS = 16  # of each channel's histogram, for the forest
@@ -59,14 +66,18 @@ config = {{ shrink = 2, widths = [16, 32, 64, 96] }}
 
 [schedule]
 epochs = {epochs}
-batch = 8
+batch = 4
 optimiser = "adam"
 learning_rate = 0.001
 decay = "cosine"
 patience = 6
 
-[augmentation]
+[augmentation]                   # few stains to learn from: let them vary
 preset = "geometric"
+brightness = [0.8, 1.2]
+contrast = [0.7, 1.4]
+saturation = [0.6, 1.5]
+hue = 0.03
 
 [card]
 name = "{name}"
@@ -81,7 +92,7 @@ limits = ["Trained on generated pictures alone: what it says of a real slide mea
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("glioma"), help="folder for everything (default: glioma)")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="glioma-generated-v1", help="of the card")
     arguments = parser.parse_args()
@@ -93,7 +104,7 @@ def main() -> None:
     config.write_text(CONFIG.format(**settings), encoding="utf-8")
     with progress_bar() as show:
         trained = digipath.train(config, out=arguments.out / "trained", progress=show)
-    unseen = [write_slide(arguments.out / f"unseen{number}.tiff", number, seed=1000) for number in range(UNSEEN)]
+    unseen = [write_slide(arguments.out / f"unseen{n}.tiff", GRADED[n % 3], seed=1000 + n) for n in range(UNSEEN)]
     with progress_bar() as show:
         graded = [
             digipath.grade(slide.path, str(trained.card), out=arguments.out / "graded" / slide.path.stem,
@@ -115,7 +126,7 @@ def main() -> None:
 def write_cases(folder: Path) -> list[tuple[GliomaSlide, str]]:
     """Slides to train, validate and test on, their outlines, and the manifest."""
     parts = [part for part, count in TRAINING.items() for _ in range(count)]
-    slides = [write_slide(folder / f"slide{number}.tiff", number, seed=0) for number in range(len(parts))]
+    slides = [write_slide(folder / f"slide{n}.tiff", LEARNED[n % 3], seed=n) for n in range(len(parts))]
     with (folder / "cases.csv").open("w", encoding="utf-8", newline="") as stream:
         rows = csv.writer(stream)
         rows.writerow(["slide", "patient", "label", "annotation", "fold"])
@@ -126,9 +137,9 @@ def write_cases(folder: Path) -> list[tuple[GliomaSlide, str]]:
     return list(zip(slides, parts, strict=True))
 
 
-def write_slide(path: Path, number: int, *, seed: int) -> GliomaSlide:
-    """A slide whose dominant grade comes round by its number; stain and structures are its own."""
-    return write_glioma_slide(path, SIZE_L0, grades=dict(MIXTURES[number % 3]), mpp=MPP, seed=seed + number)
+def write_slide(path: Path, grades: dict[str, float], *, seed: int) -> GliomaSlide:
+    """A slide of a stain and structures of its own."""
+    return write_glioma_slide(path, SIZE_L0, grades=grades, mpp=MPP, seed=seed)
 
 
 def cells_of(slide: GradedSlide) -> np.ndarray:

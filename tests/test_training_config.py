@@ -89,6 +89,14 @@ def test_none_is_no_value_where_there_may_be_none(read):
         read(SMALL.replace("epochs = 4", 'epochs = "none"'))
 
 
+def test_lists_of_whole_numbers(read):
+    stated = SMALL.replace("batch = 8", 'batch = 8\npatience = "none"\nsnapshots = [2, 0]')
+    assert read(stated).schedule.snapshots == (2, 0)
+    for wrong in ("[2, 0.5]", '["2"]', "2", "[true]"):
+        with pytest.raises(BadInput, match=r"\[schedule\] snapshots must be a list of whole numbers, got"):
+            read(stated.replace("[2, 0]", wrong))
+
+
 def test_the_record_forgets_where_files_lie_and_nothing_else(read):
     here, there = read(SMALL).record(), read(SMALL.replace("lists/", "elsewhere/")).record()
     assert here == there

@@ -1,0 +1,180 @@
+"""Card records of trained bag classifiers and of their ensemble, as `weights/card.schema.json` wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from digipath.training.bag_plan import BagPlan, BagRun, Snapshot, slides_by_class
+from digipath.training.bag_results import LEVELS, Chosen
+from digipath.training.grading_cards import DIGITS, TOLD
+from digipath.training.grading_plan import counted
+from digipath.training.grading_results import ALL, Scores
+from digipath.training.manifest import PARTS
+
+UNCALIBRATED = "Not calibrated: probabilities rank slides, they are no frequencies."
+RANDOM = "It sees tiles drawn at random: another seed may give another answer, more so on large slides."
+
+
+def network_card(
+    plan: BagPlan,
+    run: BagRun,
+    snapshot: Snapshot,
+    trained: Mapping[str, Any],
+    *,
+    metrics: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """The card of one snapshot, for the weights file beside it.
+
+    Args:
+        trained: the run's record, see `digipath.training.bag_runs.train_bags`.
+        metrics: from `validation_metrics` and `test_metrics`.
+    """
+    name, config, file = plan.name(snapshot), plan.config, trained["snapshots"][snapshot.name]
+    kept = ("epochs", "minutes", "encoder", "versions", "class_weights")
+    settings = {
+        "bags": asdict(config.bags),
+        "network": asdict(config.network),
+        "augmentation": _augmentation(plan),
+        "schedule": dict(trained["schedule"]),
+    }
+    return {
+        **_heading(plan, name, "network"),
+        "network": config.network.spec(len(config.data.classes), config.bags.crop),
+        "input": _input(plan, run, trained),
+        "file": f"{name}.weights.h5",
+        "urls": [],
+        "bytes": file["bytes"],
+        "sha256": file["sha256"],
+        "sha256_reason": None,
+        "training": {
+            **_training(plan),
+            "seed": run.seed,
+            "epoch": file["epoch"],
+            **{key: trained[key] for key in kept},
+            "settings": settings,
+        },
+        **_ending(plan, metrics),
+    }
+
+
+def ensemble_card(
+    plan: BagPlan, chosen: Chosen, records: Mapping[str, Mapping[str, Any]], *, metrics: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The card of the snapshots that stay, two or more; its input is that of the finest of them."""
+    runs = {name: plan.runs_by_snapshot[name] for name in chosen.kept}
+    finest = min(runs.values(), key=lambda run: run.mpp)
+    seeds = dict.fromkeys(run.seed for run in runs.values())
+    return {
+        **_heading(plan, plan.config.card.name, "ensemble"),
+        "members": [f"{plan.config.card.name}-{name}" for name in runs],
+        "input": _input(plan, finest, records[finest.name]),
+        "training": {
+            **_training(plan),
+            "seed": list(seeds),
+            "mpps": sorted({run.mpp for run in runs.values()}),
+            "left_out": [name for name in chosen.validation if name not in chosen.kept],
+            "chosen_by": f"{plan.config.ensemble.measure} on the validation slides",
+        },
+        **_ending(plan, metrics),
+    }
+
+
+def validation_metrics(plan: BagPlan, chosen: Chosen, name: str) -> list[dict[str, Any]]:
+    """What a snapshot scored on the validation slides, by which it stayed or was left out."""
+    role = "stayed in" if name in chosen.kept else "was left out of"
+    split = f"{_split(plan)}; validation: not trained on, by these slides it {role} the ensemble"
+    return [
+        _metric(f"{TOLD[key]}, slides, validation", value, _data(plan, "validation"), split)
+        for key, value in chosen.validation[name].items()
+        if key in TOLD and value is not None
+    ]
+
+
+def test_metrics(plan: BagPlan, found: Scores) -> list[dict[str, Any]]:
+    """Metrics of a snapshot, or of the ensemble, on the test slides, with bootstrap intervals by case."""
+    split = f"{_split(plan)}; test: held out, which nothing in training or choosing saw"
+    made = []
+    for question, levels in found.items():
+        for level in LEVELS:
+            record = levels[level]
+            for key, told in TOLD.items():
+                if (value := record["metrics"][key]) is None:
+                    continue
+                pair = record["intervals"]["intervals"][key]
+                about = {} if pair is None else {"interval": [round(end, DIGITS) for end in pair]}
+                where = f"{told}, {level}s" + ("" if question == ALL else f", {question}")
+                made.append({**_metric(where, value, _data(plan, "test"), split), **about})
+    return made
+
+
+def _metric(name: str, value: float, data: str, split: str) -> dict[str, Any]:
+    return {"name": name, "value": round(value, DIGITS), "data": data, "split": split}
+
+
+def _data(plan: BagPlan, part: str) -> str:
+    return f"{plan.manifest.path.name}: {slides_by_class(getattr(plan.split, part), plan.config.data.classes)}"
+
+
+def _heading(plan: BagPlan, name: str, kind: str) -> dict[str, Any]:
+    classes = list(plan.config.data.classes)
+    said = {"schema": 1, "name": name, "kind": kind, "task": plan.config.card.task, "output": "bag"}
+    # Of two classes the schema wants one called positive: the higher.
+    return {**said, "classes": classes, "positive": classes[-1] if len(classes) == 2 else None, "activation": "softmax"}
+
+
+def _input(plan: BagPlan, run: BagRun, trained: Mapping[str, Any]) -> dict[str, Any]:
+    asked = plan.config.bags
+    return {
+        "modality": "slide",
+        "mpp": run.mpp,
+        "patch": asked.crop,
+        "tile": asked.tile,
+        "bag": asked.bag,
+        "least_tissue": asked.least_tissue,
+        "tissue": asked.tissue,
+        "augmentation": _augmentation(plan),
+        "scale": trained["scale"],
+        "offset": trained["offset"],
+        "stain": None,
+    }
+
+
+def _augmentation(plan: BagPlan) -> dict[str, Any] | None:
+    return None if plan.config.augmentation is None else asdict(plan.config.augmentation)
+
+
+def _training(plan: BagPlan) -> dict[str, Any]:
+    manifest = plan.manifest
+    data = f"{counted(manifest.cases)}; manifest {manifest.path.name}, sha256 {manifest.sha256}"
+    parts = ", ".join(f"{part} {counted(getattr(plan.split, part))}" for part in PARTS)
+    return {"data": data, "split": f"{_split(plan)}: {parts}"}
+
+
+def _split(plan: BagPlan) -> str:
+    if any(case.fold is not None for case in plan.manifest.cases):
+        return "one split by patient, the manifest's own"
+    return f"one split by patient, alike for every label and type, seed {plan.config.split.seed}"
+
+
+def _ending(plan: BagPlan, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    card, network = plan.config.card, plan.config.network
+    limits = [
+        f"Made from {counted(plan.manifest.cases)}: other stains, scanners, organs and laboratories are untested.",
+        RANDOM,
+        UNCALIBRATED,
+    ]
+    if network.frozen:
+        begins = "random weights" if network.encoder is None else f"those of {network.encoder}"
+        limits.append(f"Only pooling and head were trained on slides; the embedder's weights are {begins}.")
+    return {
+        "licence": card.licence,
+        "citation": card.citation,
+        "metrics": list(metrics),
+        "calibration": None,
+        "conformal": None,
+        "readouts": [],
+        "intended_use": card.intended_use,
+        "limits": [*card.limits, *limits],
+    }
