@@ -20,7 +20,7 @@ _PUBLIC = {
     "burden": "digipath.tumour_burden",
     "evaluate": "digipath.evaluation",
     "fetch": "digipath.weights",
-    "grade": "digipath.grading",
+    "grade": "digipath.grading.case",
     "list_results": "digipath.result",
     "list_weights": "digipath.weights",
     "load": "digipath.networks",

@@ -19,7 +19,7 @@ from digipath.measure.error_finding import ErrorCounts
 from digipath.networks import Networks
 from digipath.runtime import Choice
 from digipath.scoring import CaseScore, Sample, Scoring, score_cases, summary
-from digipath.training.manifest import IMAGE_SUFFIXES, plain_fold, read_manifest
+from digipath.training.manifest import plain_fold, read_manifest
 from digipath.values import Predictor, ProgressCallback
 from digipath.weights import DEFAULT
 
@@ -205,14 +205,7 @@ def _pairs(images: str | Path | None, masks: str | Path | None, mpp: float | Non
     if images is None or masks is None or mpp is None:
         raise BadInput("expected folders of images and of masks with mpp (µm per pixel), or a manifest")
     images, masks = Path(images), Path(masks)
-    for folder in (images, masks):
-        if not folder.is_dir():
-            raise BadInput(f"expected a folder of images, got {folder}")
-    found, given = (
-        sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES) for folder in (images, masks)
-    )
-    if not found:
-        raise BadInput(f"no image ({', '.join(IMAGE_SUFFIXES)}) in {images}")
+    found, given = images_in(images), images_in(masks)
     truths = {path.stem: path for path in given}
     if twice := [path.name for path in given if truths[path.stem] != path]:
         raise BadInput(f"expected one mask of each name in {masks}, received two like {', '.join(twice[:3])}")

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath import bag_networks, tile_networks
-from digipath.bag_grading import BagDraw, grade_bags
-from digipath.bag_networks import BagGraders, bag_rule
 from digipath.engine.predict import predict_maps
 from digipath.engine.views import views_of
 from digipath.errors import BadInput, Cancelled
 from digipath.files import made_folder, write_atomically, write_json
+from digipath.grading import bag_networks, tile_networks
+from digipath.grading.bag_networks import BagGraders, bag_rule
+from digipath.grading.bags import BagDraw, grade_bags
+from digipath.grading.tile_frames import SlideFrame, open_frame
+from digipath.grading.tile_networks import Graders
 from digipath.report import NOTICE, GradingInput, grading_page
 from digipath.run_record import heading
-from digipath.tile_frames import SlideFrame, open_frame
-from digipath.tile_networks import Graders
 from digipath.training.graded_manifest import graded_folder, read_graded_manifest
 from digipath.training.grading_pages import levels_of
 from digipath.training.grading_results import LEVELS, TILE, Answers, scored
@@ -98,9 +98,9 @@ def evaluate_graders(
         "scores": scored(answers, graders.classes, levels=levels),
     }
     if out is not None:
-        settings = {"views": views, "least_label": least_label, "draw": asdict(asker.draw), "data": record["data"]}
+        settings = {"views": views, "least_label": least_label, "draw": asdict(asker.draw)}
         title = weights if predictors is None else "own predictors"
-        _write(made_folder(Path(out)), record, answers, graders, title, settings)
+        _write(made_folder(Path(out)), record, answers, graders, title=title, settings=settings)
     return record
 
 
@@ -192,9 +192,11 @@ def _write(
     record: dict[str, Any],
     answers: Answers,
     graders: Graders | BagGraders,
+    *,
     title: str,
     settings: dict[str, Any],
 ) -> None:
+    """Write scores.json and evaluation.html."""
     made = heading("evaluate")
     notes = [f"Without any tile, and not scored: {', '.join(record['left_out'])}"] if record["left_out"] else []
     page = GradingInput(

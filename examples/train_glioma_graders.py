@@ -22,12 +22,12 @@ import numpy as np
 from sklearn.ensemble import RandomForestClassifier
 
 import digipath
+from digipath.grading.tile_frames import SlideFrame, open_frame
 from digipath.measure.grading_scores import scores
 from digipath.measure.tile_grades import called, mean_vote
 from digipath.progress import progress_bar
 from digipath.result import GradedSlide
 from digipath.synthetic.glioma import GRADES, GliomaSlide, write_glioma_slide
-from digipath.tile_frames import SlideFrame, open_frame
 from digipath.tiling import TileRule
 
 SIZE_L0, MPP, TILE_PX = (6144, 5120), 0.5, 1024

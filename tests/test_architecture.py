@@ -21,11 +21,9 @@ STAGES = {
     "report", "runtime", "slide", "stain", "synthetic", "tile_augment", "tissue", "weights",
 }  # fmt: skip
 SENTENCES = {
-    "bag_grading", "bag_networks", "burden_files", "calibrated_cards", "coarser_maps", "evaluation",
-    "evaluation_report", "grade_maps", "grade_reporting", "grading", "grading_evaluation", "networks",
-    "node_maps", "pipeline", "planning", "reporting", "result", "run_record", "scoring", "slide_stain", "staging",
-    "tile_explanations", "tile_export", "tile_frames", "tile_networks", "tiling", "training", "tumour_burden",
-    "where_to_look",
+    "burden_files", "calibrated_cards", "coarser_maps", "evaluation", "evaluation_report", "grading",
+    "grading_evaluation", "networks", "node_maps", "pipeline", "planning", "reporting", "result", "run_record",
+    "scoring", "slide_stain", "staging", "tiling", "training", "tumour_burden", "where_to_look",
 }  # fmt: skip
 DOORS = {"__init__", "__main__", "cli", "demo", "progress", "webapp"}
 KERAS_ROOMS = {"nn", "runtime", "explain", "training"}

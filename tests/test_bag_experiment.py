@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 import digipath
-from digipath import bag_networks, nn
-from digipath.bag_grading import BagDraw, grade_bags
+from digipath import nn
 from digipath.cli import main
 from digipath.errors import BadInput, Cancelled, CaseDiffers
+from digipath.grading import bag_networks
+from digipath.grading.bags import BagDraw, grade_bags
+from digipath.grading.tile_frames import open_frame
 from digipath.measure.repeated_runs import soft_vote
 from digipath.networks import network_of
-from digipath.tile_frames import open_frame
 from digipath.training.bag_plan import prepare_bags, survey
 from digipath.training.bag_results import chosen
 from digipath.training.bag_runs import BagBench, _source

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from digipath import bag_networks
-from digipath.bag_grading import BagDraw, grade_bags
-from digipath.bag_networks import CHUNK
 from digipath.errors import BadCard, BadInput, Cancelled, WeightsCorrupt
-from digipath.tile_frames import open_frame
+from digipath.grading import bag_networks
+from digipath.grading.bag_networks import CHUNK
+from digipath.grading.bags import BagDraw, grade_bags
+from digipath.grading.tile_frames import open_frame
 
 pytestmark = pytest.mark.keras
 

@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import ttest_ind
 
 from digipath.errors import BadInput, Cancelled
-from digipath.tile_networks import modular_channels, rule_of
+from digipath.grading.tile_networks import modular_channels, rule_of
 from digipath.tiling import TileRule
 from digipath.training import grading_tiles
 from digipath.training.grading_cards import metrics_of, modular_card, network_card, pair_metrics

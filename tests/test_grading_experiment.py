@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 import digipath
-from digipath import tile_networks
 from digipath.cli import main
 from digipath.errors import BadInput, Cancelled, CaseDiffers
+from digipath.grading import tile_networks
 from digipath.synthetic import write_slide
 from digipath.training.grading_config import tile_example
 from digipath.training.grading_results import ALL, REST, TILE, TOP, Answers

@@ -12,11 +12,13 @@ import pytest
 import digipath
 
 PUBLIC = [
+    "Grade",
     "Segmentation",
     "build",
     "burden",
     "evaluate",
     "fetch",
+    "grade",
     "list_results",
     "list_weights",
     "load",

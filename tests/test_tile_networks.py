@@ -13,8 +13,8 @@ from PIL import Image
 
 import digipath
 from digipath.errors import BadCard, BadInput, BadPredictor, UnknownWeights, WeightsCorrupt
-from digipath.tile_explanations import explainer_of
-from digipath.tile_networks import ModularPredictor, modular_channels, own, published
+from digipath.grading.explanations import explainer_of
+from digipath.grading.tile_networks import ModularPredictor, modular_channels, own, published
 from digipath.tiling import TileRule
 
 sys.path.insert(0, str(Path(__file__).parent))

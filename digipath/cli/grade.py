@@ -79,7 +79,7 @@ def _add_tile_options(verb: argparse.ArgumentParser) -> None:
 
 
 def _grade(arguments: argparse.Namespace) -> int:
-    from digipath.grading import grade
+    from digipath.grading.case import grade
     from digipath.weights import DEFAULT_GRADER
 
     with progress(arguments.json) as show:
@@ -171,7 +171,7 @@ def _add_tiles(verbs: Any) -> None:  # noqa: ANN401
 
 
 def _tiles(arguments: argparse.Namespace) -> int:
-    from digipath.tile_export import export_tiles
+    from digipath.grading.tile_export import export_tiles
     from digipath.tiling import LEAST_TISSUE, TILE_PX, TileRule
 
     rule = TileRule(

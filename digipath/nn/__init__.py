@@ -16,7 +16,7 @@ from digipath.errors import BadInput
 from digipath.nn.checks import built
 from digipath.nn.deeplabv3plus import deeplabv3plus
 from digipath.nn.digipathai import digipathai_unet
-from digipath.nn.mil import mil
+from digipath.nn.mil import mil, mil_head
 from digipath.nn.resnet import resnet18
 from digipath.nn.small_unet import small_unet
 from digipath.nn.tile_classifiers import densenet121, efficientnet_b0
@@ -29,6 +29,7 @@ BUILDERS: dict[str, Callable[..., keras.Model]] = {
     "densenet121": densenet121,
     "efficientnet-b0": efficientnet_b0,
     "mil": mil,
+    "mil-head": mil_head,
     "resnet18": resnet18,
     "unet": unet,
     "unet-digipathai": digipathai_unet,
@@ -42,7 +43,8 @@ def build(name: str, **config: object) -> keras.Model:
     Args:
         name: one of `BUILDERS`: "deeplabv3plus", "unet" (the encoders of segmentation-models),
             "unet-digipathai" (its published weights) or "unet-small" (few parameters, made for CPUs);
-            for tiles "resnet18", "densenet121" or "efficientnet-b0"; for bags of tiles "mil".
+            for tiles "resnet18", "densenet121" or "efficientnet-b0"; for bags of tiles "mil", and
+            "mil-head", what of it follows the embedder.
         **config: the settings of that builder, e.g. `backbone`, `classes`, `activation`, `patch`.
 
     Returns:

@@ -76,23 +76,33 @@ def mil(
         Lerousseau et al. 2020, "Multimodal brain tumor classification", section 2.1 (max-mean).
         Ilse et al. 2018, "Attention-based deep multiple instance learning", arXiv:1802.04712, equation 9.
     """
-    if pooling not in POOLINGS:
-        raise BadInput(f"expected a pooling among {', '.join(POOLINGS)}, got {pooling!r}")
-    if attention_units < 1:
-        raise BadInput(f"expected at least one attention unit, got {attention_units}")
+    _check(pooling, attention_units, classes, activation, dropout)
     if remat and patch is None:
         raise BadInput("expected a patch (px) with remat=True, got None")
-    check_head(classes, activation)
-    check_training(dropout, 0)
     tile = {"patch": patch, "input_channels": input_channels}
     embed = EachTile(_embedder(embedder, embedder_config or {}, tile), remat=remat, name="tiles")
     bag = keras.Input((None, *embed.layer.input_shape[1:]), name="bag")
-    x = embed(bag)  # (B, N, L)
-    x = _max_mean(x) if pooling == "max-mean" else _attended(x, attention_units)
-    x = layers.Dropout(dropout, name="dropout")(x)
-    x = layers.Dense(classes, name="logits")(x)
-    x = layers.Activation(activation, dtype="float32", name="probability")(x)
-    return keras.Model(bag, x, name="mil")
+    ending: dict[str, Any] = {"activation": activation, "dropout": dropout}
+    return keras.Model(bag, _classified(embed(bag), pooling, attention_units, classes, **ending), name="mil")
+
+
+def mil_head(
+    *,
+    features: int,
+    pooling: str = "max-mean",
+    attention_units: int = 128,
+    classes: int = 3,
+    activation: str = "softmax",
+    dropout: float = 0.5,
+) -> keras.Model:
+    """What follows the embedder in `mil`, layer by layer, for bags of embeddings: (B, N, features) → (B, classes).
+
+    Args and Raises: as for `mil`.
+    """
+    _check(pooling, attention_units, classes, activation, dropout)
+    bag = keras.Input((None, features), name="bag")
+    ending: dict[str, Any] = {"activation": activation, "dropout": dropout}
+    return keras.Model(bag, _classified(bag, pooling, attention_units, classes, **ending), name="mil_head")
 
 
 def parts(network: keras.Model) -> MilParts:
@@ -152,6 +162,25 @@ def _embedder(name: str, config: Mapping[str, object], tile: Mapping[str, object
         raise BadInput(f"expected an embedder_config without {given[0]}, which the bag classifier gives its embedder")
     network = built("an embedder", EMBEDDERS, name, {**config, **tile})
     return keras.Model(network.input, network.get_layer("features").output, name="embedder")
+
+
+def _check(pooling: str, attention_units: int, classes: int, activation: str, dropout: float) -> None:
+    if pooling not in POOLINGS:
+        raise BadInput(f"expected a pooling among {', '.join(POOLINGS)}, got {pooling!r}")
+    if attention_units < 1:
+        raise BadInput(f"expected at least one attention unit, got {attention_units}")
+    check_head(classes, activation)
+    check_training(dropout, 0)
+
+
+def _classified(
+    x: keras.KerasTensor, pooling: str, attention_units: int, classes: int, *, activation: str, dropout: float
+) -> keras.KerasTensor:
+    """Embeddings of bags (B, N, L) → pooled → (B, classes)."""
+    x = _max_mean(x) if pooling == "max-mean" else _attended(x, attention_units)
+    x = layers.Dropout(dropout, name="dropout")(x)
+    x = layers.Dense(classes, name="logits")(x)
+    return layers.Activation(activation, dtype="float32", name="probability")(x)
 
 
 def _max_mean(x: keras.KerasTensor) -> keras.KerasTensor:

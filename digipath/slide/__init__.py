@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from digipath.slide.images import IMAGE_SUFFIXES, images_in
 from digipath.slide.slide import Overview, Slide, open_slide
 
-__all__ = ["Overview", "Slide", "open_slide"]
+__all__ = ["IMAGE_SUFFIXES", "Overview", "Slide", "images_in", "open_slide"]

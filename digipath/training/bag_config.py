@@ -16,9 +16,9 @@ from digipath.errors import BadInput
 from digipath.tile_augment import TileAugmentation
 from digipath.tiling import TileRule
 from digipath.training.config import CardText
-from digipath.training.grading_config import DERIVED, TISSUES, GradedData, TileSplit, _augmentation, _table
+from digipath.training.grading_config import DERIVED, TISSUES, GradedData, TileSplit, augmentation_of
 from digipath.training.schedule import Schedule
-from digipath.training.sections import NONE, T, parsed, typed
+from digipath.training.sections import NONE, T, parsed, read_toml, typed
 from digipath.training.tile_draw import LEAST_LABEL
 
 TASK = "bags"
@@ -195,7 +195,7 @@ def read_bag_config(path: str | Path, *, seed: int | None = None) -> BagConfig:
             out of range; the message names file, section and key.
     """
     path = Path(path)
-    table = _table(path)
+    table = read_toml(path)
     try:
         config = _config(table if seed is None else {**table, "seed": seed}, path.parent)
         config.check()
@@ -238,4 +238,4 @@ def _config(table: Mapping[str, Any], base: Path) -> BagConfig:
 def _changes(table: object, base: Path) -> TileAugmentation | None:
     if not isinstance(table, dict):
         raise BadInput(f"[augmentation] must be a section, got {table!r}")
-    return _augmentation({"preset": PRESET, **table}, "[augmentation]", base)
+    return augmentation_of({"preset": PRESET, **table}, "[augmentation]", base)

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from digipath import bag_networks
-from digipath.bag_grading import BagDraw, grade_bags
 from digipath.errors import SlideUnreadable
 from digipath.files import copy_atomically, made_folder, read_json, write_json
-from digipath.tile_frames import open_frame
+from digipath.grading import bag_networks
+from digipath.grading.bags import BagDraw, grade_bags
+from digipath.grading.tile_frames import open_frame
 from digipath.training.bag_cards import network_card
 from digipath.training.bag_plan import BagPlan, BagRun, CellsBySlide, Snapshot
 from digipath.training.data import batches

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,14 +15,14 @@ from typing import Any
 from digipath import slide_stain
 from digipath.annotation import Labels
 from digipath.augment import Augmentation
-from digipath.errors import BadInput, NotFound
+from digipath.errors import BadInput
 from digipath.measure.look_here import READOUTS
 from digipath.scoring import Scoring
 from digipath.stain import REFERENCES, StainReference
 from digipath.training.manifest import Manifest, folder_manifest, read_manifest
 from digipath.training.sampling import Sampling
 from digipath.training.schedule import Schedule
-from digipath.training.sections import NONE, T, checked, parsed, settings_of, typed, values_of
+from digipath.training.sections import NONE, T, checked, parsed, read_toml, settings_of, typed, values_of
 from digipath.values import Scaling
 from digipath.weights import load_card
 
@@ -254,12 +253,7 @@ def read_config(path: str | Path, *, seed: int | None = None) -> Config:
             the wrong type or out of range; the message names file, section and key.
     """
     path = Path(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise NotFound(f"expected a training configuration, {error.strerror}: {path}") from error
-    except ValueError as error:  # no UTF-8, or no TOML
-        raise BadInput(f"expected a training configuration in TOML, got {error}: {path}") from error
+    table = read_toml(path)
     try:
         config = _config(table, path.parent)
     except BadInput as error:

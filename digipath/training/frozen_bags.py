@@ -13,9 +13,8 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,14 +22,13 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
 from numpy.typing import NDArray
 
 from digipath import nn
 from digipath.engine.ahead import ahead
 from digipath.errors import BadInput, Cancelled, DigipathError
 from digipath.files import made_folder, write_atomically
-from digipath.nn.mil import _attended, _max_mean, parts
+from digipath.nn.mil import parts
 from digipath.runtime import keras_predictor
 from digipath.tile_augment import TileAugmentation
 from digipath.tiling import TileRule
@@ -121,22 +119,21 @@ def fit_frozen(
     bags = EmbeddedBags(files["train"], training, classes=classes, bag=views.drawn, seed=seeds[0])
     held = EmbeddedBags(files["validation"], validation, classes=classes, bag=views.drawn, seed=seeds[1], shuffle=False)
     feed = partial(batches, batch=schedule.batch, scale=1.0, offset=0.0)
-    with _head_known():
-        spec = _head_spec(network_spec, bags.shapes[0][-1])
-        fitted = fit(
-            spec,
-            lambda first: feed(bags, first=first),
-            lambda: feed(held, count=len(held)),
-            schedule,
-            folder,
-            seed=seeds[0],
-            objective=objective,
-            identity={**(identity or {}), "whole": dict(network_spec)},
-            cases=bags.names,
-            progress=progress,
-            cancel=cancel,
-        )
-        head = nn.build(spec["name"], **spec["config"])
+    spec = _head_spec(network_spec, bags.shapes[0][-1])
+    fitted = fit(
+        spec,
+        lambda first: feed(bags, first=first),
+        lambda: feed(held, count=len(held)),
+        schedule,
+        folder,
+        seed=seeds[0],
+        objective=objective,
+        identity={**(identity or {}), "whole": dict(network_spec)},
+        cases=bags.names,
+        progress=progress,
+        cancel=cancel,
+    )
+    head = nn.build(spec["name"], **spec["config"])
     whole = {
         before: _whole(network, head, file, folder / WHOLE.format(before)) for before, file in fitted.snapshots.items()
     }
@@ -230,28 +227,6 @@ class EmbeddedBags:
     def _turn(self, index: int) -> int:
         turn, place = divmod(index, len(self))
         return int(np.random.default_rng((self.seed, turn, 1)).permutation(len(self))[place]) if self.shuffle else place
-
-
-def mil_head(
-    *, features: int, classes: int, pooling: str, attention_units: int = 128, dropout: float = 0.5,
-    activation: str = "softmax",
-) -> keras.Model:  # fmt: skip
-    """What follows the embedder in `digipath.nn.mil.mil`, layer by layer: (B, N, features) → (B, classes)."""
-    bag = keras.Input((None, features), name="bag")
-    x = _max_mean(bag) if pooling == "max-mean" else _attended(bag, attention_units)
-    x = layers.Dropout(dropout, name="dropout")(x)
-    x = layers.Dense(classes, name="logits")(x)
-    return keras.Model(bag, layers.Activation(activation, dtype="float32", name="probability")(x), name="mil_head")
-
-
-@contextmanager
-def _head_known() -> Iterator[None]:
-    """While the block runs, `digipath.build`, and with it `fit`, knows the head."""
-    nn.BUILDERS[HEAD] = mil_head
-    try:
-        yield
-    finally:
-        del nn.BUILDERS[HEAD]
 
 
 def _head_spec(network_spec: Mapping[str, Any], features: int) -> dict[str, Any]:

@@ -27,16 +27,14 @@ import shapely
 
 from digipath.annotation import read_outlines
 from digipath.errors import BadAnnotation, BadInput
-from digipath.slide import Slide
+from digipath.slide import IMAGE_SUFFIXES, Slide, images_in
 from digipath.training.manifest import (
-    IMAGE_SUFFIXES,
     Manifest,
     TrainingCase,
     cases_of,
     check_columns,
     checked_classes,
     checked_mpp,
-    images_in,
     looked_at,
     twice,
 )

@@ -7,21 +7,20 @@ after how many without a lower validation loss training is cut off.
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from digipath.errors import BadInput, NotFound, UnknownWeights
+from digipath.errors import BadInput, UnknownWeights
 from digipath.tile_augment import PRESETS, TileAugmentation
 from digipath.tiling import LEAST_TISSUE, TILE_PX, TileRule
 from digipath.training.config import NAME, CardText
 from digipath.training.graded_manifest import graded_folder, read_graded_manifest
 from digipath.training.manifest import Manifest
 from digipath.training.schedule import Schedule
-from digipath.training.sections import NONE, RGB, T, checked, parsed, settings_of, typed, values_of
+from digipath.training.sections import NONE, RGB, T, checked, parsed, read_toml, settings_of, typed, values_of
 from digipath.training.tile_draw import LEAST_LABEL
 from digipath.values import Scaling
 from digipath.weights import load_card
@@ -214,7 +213,7 @@ def task_of(path: str | Path) -> str | None:
 
     Raises NotFound, BadInput: no file, no TOML, or a task that there is not.
     """
-    task = _table(Path(path)).get("task")
+    task = read_toml(Path(path)).get("task")
     if task not in (None, *TASKS):
         also = f'bags of tiles are trained with task = "{TASKS[1]}"'
         raise BadInput(f'expected task = "{TASK}", or none for a segmentation, got {task!r}; {also}: {path}')
@@ -232,7 +231,7 @@ def read_tile_config(path: str | Path, *, seed: int | None = None) -> TileConfig
             out of range; the message names file, section and key. UnknownWeights: no card for an encoder.
     """
     path = Path(path)
-    table = _table(path)
+    table = read_toml(path)
     try:
         config = _config(table if seed is None else {**table, "seed": seed}, path.parent)
         config.check()
@@ -249,15 +248,6 @@ def tile_example() -> str:
 TOP: Mapping[str, Any] = {"seed": int, "repeats": int, "schemes": tuple[str, ...]}
 SECTIONS = ("task", *TOP, "data", "tiles", "split", "network", "schedule", "augmentation", "variant", "card")
 VARIED = ("network", "schedule", "augmentation")
-
-
-def _table(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise NotFound(f"expected a training configuration, {error.strerror}: {path}") from error
-    except ValueError as error:  # no UTF-8, or no TOML
-        raise BadInput(f"expected a training configuration in TOML, got {error}: {path}") from error
 
 
 def _config(table: Mapping[str, Any], base: Path) -> TileConfig:
@@ -313,7 +303,7 @@ def _merged(part: str, own: Mapping[str, Any], changes: Mapping[str, Any]) -> di
 def _arm(name: str, tables: Mapping[str, Mapping[str, Any]], where: Mapping[str, str], base: Path) -> Arm:
     network = parsed(Network, _scaled(tables["network"]), where["network"], base)
     schedule = parsed(Schedule, {**PAPER, **tables["schedule"]}, where["schedule"], base, GIVEN)
-    return Arm(name, network, schedule, _augmentation(tables["augmentation"], where["augmentation"], base))
+    return Arm(name, network, schedule, augmentation_of(tables["augmentation"], where["augmentation"], base))
 
 
 def _scaled(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -327,7 +317,7 @@ def _scaled(table: Mapping[str, Any]) -> dict[str, Any]:
     return {"scale": stated["scale"], "offset": stated["offset"], **table}
 
 
-def _augmentation(table: Mapping[str, Any], where: str, base: Path) -> TileAugmentation | None:
+def augmentation_of(table: Mapping[str, Any], where: str, base: Path) -> TileAugmentation | None:
     """The preset with the numbers that the table changes; None: tiles as they are."""
     preset, known = table.get("preset", "geometric"), (*PRESETS, NONE)
     if preset not in known:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath import tile_networks
 from digipath.errors import Cancelled, SlideUnreadable
 from digipath.files import copy_atomically, read_json, write_json
+from digipath.grading import tile_networks
 from digipath.nn import patch_multiple
 from digipath.training.data import batches
 from digipath.training.fit import Fitted, fit

@@ -31,14 +31,13 @@ from digipath.annotation import Labels, open_lesions
 from digipath.case import file_identity
 from digipath.errors import BadAnnotation, BadInput, DigipathError, MissingResolution, ResolutionTooLow
 from digipath.planning import COARSEST
-from digipath.slide import Slide, open_slide
+from digipath.slide import Slide, images_in, open_slide
 from digipath.training.tables import Row, raise_all, read_table
 
 COLUMNS = ("slide", "annotation", "patient", "label", "fold", "mpp", "centre", "case")
 REQUIRED = ("slide", "patient")
 OWN_PREFIX = "x_"
 PARTS = ("train", "validation", "test")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 KNOWN_LABELS = Labels()
 LEAST_MPP, MOST_MPP = 0.01, 1000.0  # beyond, it is in other units
 MOST_FOLD_DIGITS = 9
@@ -144,16 +143,6 @@ def folder_manifest(
     raise_all([*errors, *twice(pairs)], images)
     looking = _Looking(checked_classes(classes, "the background first"), KNOWN_LABELS, at_mpp)
     return looking.manifest(pairs, images, with_lesions=True)
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The plain images in a folder, by name. Raises BadInput if there is no folder, or none in it."""
-    if not folder.is_dir():
-        raise BadInput(f"expected a folder of images, received none at {folder}")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise BadInput(f"expected images ({', '.join(IMAGE_SUFFIXES)}), found none in {folder}")
-    return found
 
 
 def check_columns(columns: Sequence[str], known: Sequence[str], required: Sequence[str], path: Path) -> None:

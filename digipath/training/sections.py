@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import tomllib
 import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from digipath.errors import BadInput
+from digipath.errors import BadInput, NotFound
 
 RGB = tuple[float, float, float]
 NONE = "none"  # how TOML, which has no null, says None
@@ -22,6 +23,16 @@ class Section(Protocol):
 
 
 T = TypeVar("T", bound=Section)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a training's configuration. Raises NotFound: no such file. BadInput: it is no TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise NotFound(f"expected a training configuration, {error.strerror}: {path}") from error
+    except ValueError as error:  # no UTF-8, or no TOML
+        raise BadInput(f"expected a training configuration in TOML, got {error}: {path}") from error
 
 
 def parsed(kind: type[T], table: object, where: str, base: Path, given: Mapping[str, Any] | None = None) -> T:
@@ -87,7 +98,7 @@ def _in_words(hints: tuple[Any, ...]) -> str:
     words = {
         int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path",
         RGB: "a list of three", tuple[float, float]: "a list of two numbers", tuple[str, ...]: "a list of texts",
-        tuple[int, ...]: "a list of whole numbers", types.NoneType: f'"{NONE}"',
+        tuple[int, ...]: "a list of whole numbers", tuple[float, ...]: "a list of numbers", types.NoneType: f'"{NONE}"',
     }  # fmt: skip
     rest = {Mapping: "a table"}
     return " or ".join(words.get(hint) or rest.get(typing.get_origin(hint) or hint, str(hint)) for hint in hints)

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath.bag_networks import BagAnswer, BagNetwork, augmentation_of, bag_size
 from digipath.engine.ahead import ahead
 from digipath.engine.bags import groups, hard_vote
 from digipath.errors import BadInput, Cancelled
 from digipath.files import write_atomically
+from digipath.grading.bag_networks import BagAnswer, BagNetwork, augmentation_of, bag_size
+from digipath.grading.tile_frames import Frame
 from digipath.tile_augment import augment_tile, centre_crop
-from digipath.tile_frames import Frame
 from digipath.values import Cancel, Card, Patch, Progress, ProgressCallback
 
 READERS, AHEAD = 2, 8

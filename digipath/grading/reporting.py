@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath.files import made_folder, write_atomically, write_json
+from digipath.grading.explanations import Explainer
+from digipath.grading.tile_frames import FolderFrame, Frame, SlideFrame
 from digipath.maps import ATTENTION, open_maps
 from digipath.measure.tile_grades import (
     GradeReadout,
@@ -38,8 +40,6 @@ from digipath.report import (
 )
 from digipath.result import CASE_FILE, STORED, Grade, GradedSlide
 from digipath.slide import Overview, open_slide
-from digipath.tile_explanations import Explainer
-from digipath.tile_frames import FolderFrame, Frame, SlideFrame
 from digipath.values import PREDICTED, Card
 
 OWNED = (

@@ -12,22 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from digipath import bag_networks, tile_networks
-from digipath.bag_grading import BagDraw
-from digipath.bag_networks import BagGraders, bag_rule
 from digipath.case import Case, file_identity
 from digipath.engine.views import views_of
 from digipath.errors import BadInput, CaseDiffers
 from digipath.files import disk_errors, read_json, write_json
-from digipath.grade_maps import BAGS, predict_bags, predict_tiles
-from digipath.grade_reporting import OF_SLIDES, OWNED, write_case_report, write_grade_report
+from digipath.grading import bag_networks, tile_networks
+from digipath.grading.bag_networks import BagGraders, bag_rule
+from digipath.grading.bags import BagDraw
+from digipath.grading.explanations import explainer_of
+from digipath.grading.maps import BAGS, predict_bags, predict_tiles
+from digipath.grading.reporting import OF_SLIDES, OWNED, write_case_report, write_grade_report
+from digipath.grading.tile_frames import Frame, SlideFrame, open_frame
+from digipath.grading.tile_networks import Graders
 from digipath.measure.tile_grades import LEAST_CONFIDENCE, LEAST_SHARE
 from digipath.planning import stain_target
 from digipath.result import CASE_FILE, Grade, GradedSlide
 from digipath.run_record import heading
-from digipath.tile_explanations import explainer_of
-from digipath.tile_frames import Frame, SlideFrame, open_frame
-from digipath.tile_networks import Graders
 from digipath.tiling import TileRule
 from digipath.values import Cancel, Predictor, ProgressCallback
 from digipath.weights import DEFAULT_GRADER, load_card
@@ -137,7 +137,7 @@ def grade(
         gallery: most certain and least certain tiles of each grade to show, with Grad-CAM where the network is ours.
         calibrated: networks with the temperatures of their cards.
         keep_members: store each network's own map too.
-        groups, bag, bag_augmentation: for networks that see bags of tiles (`digipath.bag_grading`): how many random
+        groups, bag, bag_augmentation: for networks that see bags of tiles (`digipath.grading.bags`): how many random
             groups of how many tiles they see (None: all tiles, or as the card says), changed as in training or not.
         predictors: your own callables (B, P, P, 3) uint8 → (B, C) instead of `weights`.
         runtime, precision, resume, progress, cancel: as for `digipath.segment`.

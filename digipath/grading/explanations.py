@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from digipath.grading.tile_networks import Graders, Member, modular_channels
 from digipath.networks import network_of
 from digipath.runtime import without_startup_notices
-from digipath.tile_networks import Graders, Member, modular_channels
 from digipath.values import Card
 
 Explainer = Callable[[NDArray[np.uint8], int], NDArray[np.float32]]  # (P, P, 3), class → (P, P) in [0, 1]

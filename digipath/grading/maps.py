@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath import bag_networks
-from digipath.bag_grading import BagDraw, SlideBags, grade_bags
-from digipath.bag_networks import BagGraders
 from digipath.engine.ensemble import map_names
 from digipath.engine.predict import predict_maps
 from digipath.engine.views import views_of
+from digipath.grading import bag_networks
+from digipath.grading.bag_networks import BagGraders
+from digipath.grading.bags import BagDraw, SlideBags, grade_bags
+from digipath.grading.tile_frames import Frame
+from digipath.grading.tile_networks import Graders
 from digipath.maps import ATTENTION, ZarrMaps
 from digipath.measure.tile_grades import leading
 from digipath.run_record import timings_s
-from digipath.tile_frames import Frame
-from digipath.tile_networks import Graders
 from digipath.values import (
     EXCLUDED,
     PREDICTED,

@@ -15,12 +15,11 @@ from digipath.case import file_identity
 from digipath.engine.reader import Block, TileReader
 from digipath.errors import BadInput
 from digipath.planning import working_mpp
-from digipath.slide import Slide, open_slide
+from digipath.slide import Slide, images_in, open_slide
 from digipath.stain import StainReference
 from digipath.tiling import TilePlan, TileRule, plan_tiles
 from digipath.values import Patch, ReadPatch, Tiles
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 LARGEST = 1.5  # times a tile's side; a larger image is a slide of its own
 
 
@@ -169,14 +168,6 @@ def open_frame(
 def _only_tile(shape_px: tuple[int, int], tile_px: int) -> Tiles:
     """A frame of one tile, which is all tissue."""
     return Tiles(shape_px, tile_px, np.ones((1, 1), np.float32), np.ones((1, 1), bool))
-
-
-def images_in(folder: Path) -> list[Path]:
-    """JPEG, PNG and TIFF images of a folder in alphabetical order. Raises BadInput where there are none."""
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise BadInput(f"expected tiles ({', '.join(IMAGE_SUFFIXES)}), found none in {folder}")
-    return found
 
 
 def _folder_frame(folder: Path, rule: TileRule, mpp: float | None, at_mpp: float | None) -> FolderFrame:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from digipath.engine.bags import AttentionPool, MaxMeanPool
 from digipath.errors import BadCard, BadInput
+from digipath.grading.tile_networks import grader_members, rule_of
 from digipath.networks import common_stain, network_of
 from digipath.runtime import Choice, choose, keras_predictor, openvino_predictor, without_startup_notices
 from digipath.stain import StainReference
 from digipath.tile_augment import TileAugmentation
-from digipath.tile_networks import grader_members, rule_of
 from digipath.tiling import TileRule
 from digipath.values import Card, Predictor
 from digipath.weights import load_card, verify
@@ -34,7 +34,7 @@ class BagGraders:
 
     Attributes:
         classes: grades in rising order of malignancy. identity: what results depend on.
-        cards: one for each. choice: how they are run. stain: as in `digipath.tile_networks.Graders`.
+        cards: one for each. choice: how they are run. stain: as in `digipath.grading.tile_networks.Graders`.
     """
 
     classes: tuple[str, ...]

@@ -14,9 +14,9 @@ from PIL import Image
 
 from digipath.errors import BadInput, Cancelled
 from digipath.files import disk_errors, made_folder, write_atomically
+from digipath.grading.tile_frames import SlideFrame
 from digipath.slide import open_slide
 from digipath.stain import StainReference
-from digipath.tile_frames import SlideFrame
 from digipath.tiling import TileRule, plan_tiles
 from digipath.values import Cancel, Progress, ProgressCallback
 
