@@ -30,7 +30,7 @@ from digipath.result import GradedSlide
 from digipath.synthetic.glioma import GRADES, GliomaSlide, write_glioma_slide
 from digipath.tiling import TileRule
 
-SIZE_L0, MPP, TILE_PX = (6144, 5120), 0.5, 1024
+SIZE_L0, MPP, TILE_PX = (6144, 5120), 0.5, 512
 TRAINING = {"train": 24, "validation": 9, "test": 9}  # slides
 UNSEEN = 24
 # Slides to learn from hold every grade, so that a stain says nothing; the first one has half of the tissue.
@@ -59,6 +59,7 @@ classes = ["grade 2", "grade 3", "grade 4"]
 [tiles]
 mpp = {mpp}
 tile = {tile}
+per_class = 400
 
 [network]
 name = "resnet18"
@@ -66,18 +67,19 @@ config = {{ shrink = 2, widths = [16, 32, 64, 96] }}
 
 [schedule]
 epochs = {epochs}
-batch = 4
+batch = 16
 optimiser = "adam"
-learning_rate = 0.001
+learning_rate = 0.002
 decay = "cosine"
-patience = 6
+warmup_epochs = 1
+patience = "none"
 
 [augmentation]                   # few stains to learn from: let them vary
 preset = "geometric"
-brightness = [0.8, 1.2]
-contrast = [0.7, 1.4]
-saturation = [0.6, 1.5]
-hue = 0.03
+brightness = [0.85, 1.15]
+contrast = [0.8, 1.25]
+saturation = [0.7, 1.35]
+hue = 0.02
 
 [card]
 name = "{name}"
@@ -92,7 +94,7 @@ limits = ["Trained on generated pictures alone: what it says of a real slide mea
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("glioma"), help="folder for everything (default: glioma)")
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="glioma-generated-v1", help="of the card")
     arguments = parser.parse_args()
