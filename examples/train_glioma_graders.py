@@ -94,7 +94,7 @@ limits = ["Trained on generated pictures alone: what it says of a real slide mea
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("glioma"), help="folder for everything (default: glioma)")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="glioma-generated-v1", help="of the card")
     arguments = parser.parse_args()

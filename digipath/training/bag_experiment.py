@@ -6,6 +6,7 @@
     scores/<part>/<snapshot>.npz         what each snapshot says of validation slides; those that stay, of test slides
     weights/<name>.json                  cards with their .weights.h5; `digipath grade --weights` takes them
     results.json, scores.csv, summary.md
+    evaluation.html                      confusion matrices, ROC and histograms of the vote, ablation by magnification
 
 Finished runs are never repeated: the same command goes on where it was stopped. No tile of a test slide is looked at
 by a network before all training and choosing is over.
@@ -30,10 +31,11 @@ from digipath.training.bag_outcome import write_outcome
 from digipath.training.bag_plan import BagPlan, CellsBySlide, prepare_bags, survey
 from digipath.training.bag_results import bag_scores, chosen
 from digipath.training.experiment import OWNED, TrainingResult, flat
+from digipath.training.grading_pages import write_bag_page
 from digipath.training.manifest import PARTS
 from digipath.values import Cancel, ProgressCallback
 
-TABLE = "tiles.csv"
+TABLE, PAGE = "tiles.csv", "evaluation.html"
 
 
 def train_by_bags(
@@ -56,7 +58,7 @@ def train_by_bags(
         "config": flat({**plan.config.record(), "card": {"name": plan.config.card.name}}),
         "digipath": version("digipath"),
     }
-    with Case(folder, "train", identity, owned=(*OWNED, TABLE), resume=resume) as case:
+    with Case(folder, "train", identity, owned=(*OWNED, TABLE, PAGE), resume=resume) as case:
         if not case.done or _reworded(plan, folder):
             _train(plan, folder, progress, cancel)
     return TrainingResult(folder)
@@ -84,8 +86,9 @@ def _train(plan: BagPlan, folder: Path, progress: ProgressCallback | None, cance
     validated = {name: answers_of(one, bench, "validation", _file(folder, name)) for name, one in snapshots.items()}
     kept = chosen(plan, validated)
     tested = {name: answers_of(snapshots[name], bench, "test", _file(folder, name, "test")) for name in kept.kept}
-    seconds = time.perf_counter() - began
-    write_outcome(plan, folder, records, kept, bag_scores(plan, tested), cells=cells, seconds=seconds)
+    found = bag_scores(plan, tested)
+    write_bag_page(plan, folder / PAGE, tested, found)
+    write_outcome(plan, folder, records, kept, found, cells=cells, seconds=time.perf_counter() - began)
 
 
 def _file(folder: Path, name: str, part: str = "validation") -> Path:

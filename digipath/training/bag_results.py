@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -67,15 +66,20 @@ def bag_scores(plan: BagPlan, found: Mapping[str, Answers]) -> BagScores:
     found: what each says of the test slides.
     """
     classes, runs = plan.config.data.classes, plan.runs_by_snapshot
-    first = next(iter(found.values()))
+    vote = voted(found)
     each = {name: one.probabilities for name, one in found.items()}
-    vote = replace(first, probabilities=soft_vote(list(each.values())).astype(np.float32))
     groups = {name: f"{runs[name].mpp:g} µm/px" for name in found}
     return BagScores(
-        {name: _scored(one, classes) for name, one in found.items()},
-        _scored(vote, classes),
-        tuple(ablation(each, first.truth, classes, groups)),
+        {name: scored(one, classes, levels=LEVELS) for name, one in found.items()},
+        scored(vote, classes, levels=LEVELS),
+        tuple(ablation(each, vote.truth, classes, groups)),
     )
+
+
+def voted(found: Mapping[str, Answers]) -> Answers:
+    """The soft vote of what several networks say of the same slides."""
+    together = soft_vote([one.probabilities for one in found.values()]).astype(np.float32)
+    return replace(next(iter(found.values())), probabilities=together)
 
 
 def score_rows(plan: BagPlan, found: BagScores) -> str:
@@ -92,7 +96,3 @@ def score_rows(plan: BagPlan, found: BagScores) -> str:
                 table.writerows([*about, *cells] for cells in interval_cells(record))
     return text.getvalue()
 
-
-def _scored(answers: Answers, classes: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
-    """As `scored`, without tiles: a row is a slide."""
-    return scored(answers, classes, levels=LEVELS)

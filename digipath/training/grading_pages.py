@@ -19,6 +19,8 @@ from digipath.report import (
     grading_page,
 )
 from digipath.run_record import heading
+from digipath.training.bag_plan import BagPlan
+from digipath.training.bag_results import BagScores, voted
 from digipath.training.grading_plan import TilePlan
 from digipath.training.grading_results import (
     ALL,
@@ -33,6 +35,7 @@ from digipath.training.grading_results import (
 )
 
 MOST_LISTED = 500  # slides or cases by name
+ABLATED = ("macro_auroc", "balanced_accuracy")
 TEST = "Student's two-sided t-test"
 
 
@@ -72,6 +75,26 @@ def write_page(plan: TilePlan, path: Path, answers: Answers, found: Mapping[str,
         resampled="patients",
         comparisons=comparison_inputs(compared, runs),
         notes=[f"Test tiles of {plan.manifest.path.name}, which no training saw; by the grader {plan.shipped.name}."],
+        run=heading("train") | {"settings": plan.config.record()},
+    )
+    write_atomically(path, grading_page(page))
+
+
+def write_bag_page(plan: BagPlan, path: Path, found: Mapping[str, Answers], scored: BagScores) -> None:
+    """Write the page of a training of bag networks: their vote on the test slides, and what each magnification adds.
+
+    Args:
+        found: what each of the networks that stay says of the test slides.
+    """
+    classes = plan.config.data.classes
+    page = GradingInput(
+        title=plan.config.card.name,
+        classes=classes,
+        levels=levels_of(voted(found), scored.together, classes),
+        interval_level=0.95,
+        resampled="patients",
+        ablations=[ablation_input(scored.ablation, "magnifications left out", name) for name in ABLATED],
+        notes=[f"Test slides of {plan.manifest.path.name}, which no training saw; by the soft vote of {len(found)}."],
         run=heading("train") | {"settings": plan.config.record()},
     )
     write_atomically(path, grading_page(page))
