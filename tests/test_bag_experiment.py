@@ -19,10 +19,11 @@ from digipath.grading.bags import BagDraw, grade_bags
 from digipath.grading.tile_frames import open_frame
 from digipath.measure.repeated_runs import soft_vote
 from digipath.networks import network_of
+from digipath.nn.mil import mil_head
 from digipath.training.bag_plan import prepare_bags, survey
 from digipath.training.bag_results import chosen
 from digipath.training.bag_runs import BagBench, _source
-from digipath.training.frozen_bags import EmbeddedBags, Slides, mil_head
+from digipath.training.frozen_bags import EmbeddedBags, Slides
 from digipath.training.grading_results import Answers
 from digipath.training.tile_source import channel_scaling
 from digipath.weights import load_card

@@ -156,7 +156,7 @@ class MacroAuroc(keras.metrics.AUC):
     def result(self) -> Tensor:
         positives = self.true_positives[0] + self.false_negatives[0]
         negatives = self.false_positives[0] + self.true_negatives[0]
-        return ops.where(ops.all(positives * negatives > 0), super().result(), math.nan)
+        return ops.where(ops.all(positives * negatives > 0), ops.minimum(super().result(), 1.0), math.nan)
 
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name}
