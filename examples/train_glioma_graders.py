@@ -109,7 +109,7 @@ def main() -> None:
     unseen = [write_slide(arguments.out / f"unseen{n}.tiff", GRADED[n % 3], seed=1000 + n) for n in range(UNSEEN)]
     with progress_bar() as show:
         graded = [
-            digipath.grade(slide.path, str(trained.card), out=arguments.out / "graded" / slide.path.stem,
+            digipath.grade(slide.path, weights=str(trained.card), out=arguments.out / "graded" / slide.path.stem,
                            gallery=0, progress=show).slides[0]
             for slide in unseen
         ]  # fmt: skip

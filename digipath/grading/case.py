@@ -29,7 +29,7 @@ from digipath.planning import stain_target
 from digipath.result import CASE_FILE, Grade, GradedSlide
 from digipath.run_record import heading
 from digipath.tiling import TileRule
-from digipath.values import Cancel, Predictor, ProgressCallback
+from digipath.values import Cancel, Card, Predictor, ProgressCallback
 from digipath.weights import DEFAULT_GRADER, load_card
 
 GALLERY = 3  # most, and least, certain tiles of each grade in the report
@@ -196,6 +196,11 @@ def _paths(slides: str | Path | Sequence[str | Path] | None, volumes: object) ->
     return paths
 
 
+def _limits(cards: Sequence[Card]) -> list[str]:
+    """The first limit that each card states: what a reader must know before the grade."""
+    return list(dict.fromkeys(f"Weights: {card.record['limits'][0]}" for card in cards))
+
+
 def _stem(path: Path) -> str:
     return path.resolve().name if path.is_dir() else path.stem
 
@@ -287,6 +292,6 @@ class _Run:
             "classes": list(self.graders.classes),
             "settings": asdict(self.settings) | asdict(rule) | {"working_mpp": frame.tiles.mpp},
             "reading": asdict(self.reading),
-            "notes": list(notes),
+            "notes": [*notes, *_limits(self.graders.cards)],
             **found,
         }
