@@ -27,6 +27,7 @@ from digipath.files import read_json, write_json
 
 Identity = Mapping[str, Any]
 QUICK_HASH_BYTES = 2**20
+STATE_FILE = "state.json"
 
 
 class Case:
@@ -114,7 +115,7 @@ class Case:
 
     def _strays(self) -> list[Path]:
         """Temporary files that a killed run left behind."""
-        ours = [path for name in (*self._owned, "state.json") for path in self.folder.glob(f".{name}.*")]
+        ours = [path for name in (*self._owned, STATE_FILE) for path in self.folder.glob(f".{name}.*")]
         return [*ours, *self.folder.rglob("*.partial")]
 
     def _close(self, error: BaseException | None) -> None:
@@ -128,7 +129,7 @@ class Case:
 
     def _write(self, state: str, reason: str | None = None) -> None:
         write_json(
-            self.folder / "state.json",
+            self.folder / STATE_FILE,
             {
                 "verb": self._verb,
                 "state": state,
@@ -152,7 +153,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     Raises:
         BadInput: `state.json` is not one that digipath wrote.
     """
-    path = folder / "state.json"
+    path = folder / STATE_FILE
     if not path.exists():
         return None
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,21 @@ from digipath.engine.predict import predict_maps
 from digipath.engine.views import views_of
 from digipath.errors import BadInput, Cancelled
 from digipath.files import made_folder, write_atomically, write_json
-from digipath.grading import bag_networks, tile_networks
+from digipath.grading import bag_networks
 from digipath.grading.bag_networks import BagGraders, bag_rule
 from digipath.grading.bags import BagDraw, grade_bags
+from digipath.grading.graders import graders_of
 from digipath.grading.tile_frames import SlideFrame, open_frame
 from digipath.grading.tile_networks import Graders
+from digipath.measure.grading_intervals import LEVEL
 from digipath.report import NOTICE, GradingInput, grading_page
 from digipath.run_record import heading
 from digipath.training.graded_manifest import graded_folder, read_graded_manifest
 from digipath.training.grading_pages import levels_of
 from digipath.training.grading_results import LEVELS, TILE, Answers, scored
 from digipath.training.manifest import Manifest, TrainingCase, plain_fold
-from digipath.training.tile_draw import LEAST_LABEL, labels_at
-from digipath.values import PREDICTED, ArrayMaps, Cancel, Predictor, Progress, ProgressCallback
+from digipath.training.tile_draw import LEAST_LABEL, labels_at, only_tile_l0
+from digipath.values import PREDICTED, READ_FAILED, ArrayMaps, Cancel, Predictor, Progress, ProgressCallback
 from digipath.weights import load_card
 
 SCORES, PAGE = "scores.json", "evaluation.html"
@@ -66,18 +68,21 @@ def evaluate_graders(
 
     Returns:
         `scores`: question → level ("tile", "slide", "case") → `scores`, `metrics` and `intervals`; `classes`,
-        `cases`, `data` in words, `left_out`: cases without any tile.
+        `cases`, `data` in words, `left_out`: cases without any tile, `unreadable`: tiles that could not be read, by
+        case; neither are scored.
 
     Raises:
         BadInput: neither manifest nor folder, no case of the fold, or none with a tile; what `grade` raises.
     """
-    graders = _graders(weights, predictors, calibrated, runtime, precision)
+    graders = graders_of(weights, predictors, calibrated=calibrated, runtime=runtime, precision=precision)
+    if isinstance(graders, BagGraders) and views != 1:
+        raise BadInput("views are of tiles, these weights see bags of them; leave views out")
     found = _manifest(graders, manifest, folder, mpp)
     cases = [case for case in found.cases if fold is None or case.fold == plain_fold(fold)]
     if not cases:
         folds = ", ".join(sorted({case.fold or "none" for case in found.cases}))
         raise BadInput(f"no case has the fold {fold!r}; the manifest has {folds}: {found.path}")
-    asker = _Asker(graders, views, least_label, draw or BagDraw())
+    asker = _Asker(graders, views, least_label, draw or BagDraw(), cancel)
     answered = []
     for number, case in enumerate(cases):
         if progress is not None:
@@ -88,13 +93,14 @@ def evaluate_graders(
     levels = LEVELS if isinstance(graders, Graders) else tuple(level for level in LEVELS if level != TILE)
     left_out = [case.name for case, own in zip(cases, answered, strict=True) if not len(own.truth)]
     if len(left_out) == len(cases):
-        raise BadInput(f"none of {len(cases)} cases has a tile to grade; lower --least-tissue or look at the slides")
+        raise BadInput(f"none of {len(cases)} cases has a tile to grade: no tissue, or too little of it in any tile")
     answers = Answers.joined(answered)
     record = {
         "classes": list(graders.classes),
         "cases": len(cases),
         "data": _told(found, cases, fold),
         "left_out": left_out,
+        "unreadable": asker.unreadable,
         "scores": scored(answers, graders.classes, levels=levels),
     }
     if out is not None:
@@ -107,16 +113,6 @@ def evaluate_graders(
 def is_grader(weights: str) -> bool:
     """Whether a card grades tiles or bags of tiles. Raises UnknownWeights, BadCard."""
     return load_card(weights).output != "pixels"
-
-
-def _graders(
-    weights: str, predictors: Sequence[Predictor] | None, calibrated: bool, runtime: str, precision: str
-) -> Graders | BagGraders:
-    if predictors is not None:
-        return tile_networks.own(predictors)
-    if load_card(weights).output == "bag":
-        return bag_networks.published(weights, runtime=runtime, precision=precision)
-    return tile_networks.published(weights, runtime=runtime, precision=precision, calibrated=calibrated)
 
 
 def _manifest(
@@ -142,6 +138,8 @@ class _Asker:
     views: int
     least_label: float
     draw: BagDraw
+    cancel: Cancel | None = None
+    unreadable: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.graders, Graders):
@@ -166,11 +164,14 @@ class _Asker:
             maps = ArrayMaps(tiles.grid.map_shape)
             predict_maps(
                 frame.reader(), tiles.grid, self._predictors, tiles.wanted, maps,
-                views=views_of(self.views), classes=range(len(classes)), per_patch=True,
+                views=views_of(self.views), classes=range(len(classes)), per_patch=True, cancel=self.cancel,
             )  # fmt: skip
+            self._lost(case, int(np.count_nonzero(maps.arrays["coverage"] == READ_FAILED)))
             graded = maps.arrays["coverage"] == PREDICTED
-            tile_l0 = tiles.tile_px * frame.l0_per_px
-        truth = labels_at(np.argwhere(graded), tile_l0, case, classes=classes, least_label=self.least_label)
+            tile_l0, whole_l0 = tiles.tile_px * frame.l0_per_px, only_tile_l0(tiles, frame.source.size_l0)
+        truth = labels_at(
+            np.argwhere(graded), tile_l0, case, classes=classes, least_label=self.least_label, whole_l0=whole_l0
+        )
         return maps.arrays["probability"][graded].astype(np.float32), truth
 
     def _bags(self, case: TrainingCase, graders: BagGraders) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -180,11 +181,17 @@ class _Asker:
                 frame = stack.enter_context(
                     open_frame(case.slide, bag_rule(card), mpp=case.mpp, stain=graders.stain)
                 )
-                found = grade_bags(frame, card, network, self.draw).probabilities
-                answers += [] if found is None else [found]
+                found = grade_bags(frame, card, network, self.draw, cancel=self.cancel)
+                self._lost(case, len(found.unreadable))
+                answers += [] if found.probabilities is None else [found.probabilities]
         vote = np.mean(answers, axis=0, keepdims=True) if answers else np.empty((0, len(graders.classes)))
         label = graders.classes.index(str(case.label))
         return vote.astype(np.float32), np.full(len(vote), label)
+
+
+    def _lost(self, case: TrainingCase, count: int) -> None:
+        if count:
+            self.unreadable[case.name] = self.unreadable.get(case.name, 0) + count
 
 
 def _write(
@@ -199,11 +206,13 @@ def _write(
     """Write scores.json and evaluation.html."""
     made = heading("evaluate")
     notes = [f"Without any tile, and not scored: {', '.join(record['left_out'])}"] if record["left_out"] else []
+    lost = record["unreadable"].items()
+    notes += [f"{count} tiles of {name} could not be read and are not scored." for name, count in lost]
     page = GradingInput(
         title=title,
         classes=graders.classes,
         levels=levels_of(answers, record["scores"], graders.classes),
-        interval_level=0.95,
+        interval_level=LEVEL,
         resampled="patients",
         notes=[record["data"], *notes],
         run=made | {"settings": settings},

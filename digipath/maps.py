@@ -5,6 +5,7 @@
         aleatoric/… epistemic/…          likewise, where defined
         entropy/… mutual_information/…   likewise, one channel in bits, on request
         members/<network>/…              likewise, each network's own probability, on request
+        grade/…                          (c, y, x) uint8, of tiles: the class from 1 on, 0: none
         attention/…                      likewise, one channel: what a tile counts in its bag, 1 on average
         coverage/… tissue/…              (c, y, x) uint8
     checkpoint.json                      rows that are final, their ledger, and the tally of adaptive views
@@ -19,7 +20,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import zarr
@@ -31,8 +32,9 @@ from digipath.files import read_json, write_json
 from digipath.values import BACKGROUND, ENTROPIES, Coverage, Grid, ViewTally
 
 T = TypeVar("T", bound=np.generic)
-CODES = ("coverage", "tissue")
-ATTENTION = "attention"
+GRADE, ATTENTION = "grade", "attention"
+CODES = ("coverage", "tissue", GRADE)
+ALWAYS = ("coverage", "tissue")  # in every case
 MEMBERS = "members"
 CHUNK = (1, 256, 2048)  # 1 MB of float16; flat, since bands of rows are written and read
 SMALLEST_LEVEL_PX = 512
@@ -53,7 +55,7 @@ class ZarrMaps:
         self._path = folder / "maps.zarr"
         self._grid = grid
         single = (*CODES, *ENTROPIES, ATTENTION)
-        self._labels = {name: (name,) if name in single else tuple(classes) for name in (*names, *CODES)}
+        self._labels = {name: (name,) if name in single else tuple(classes) for name in (*names, *ALWAYS)}
         self.rows_done, self.coverage, self.tally = 0, Coverage(), ViewTally()
         if self._checkpoint.exists():
             saved = read_json(self._checkpoint)
@@ -76,9 +78,13 @@ class ZarrMaps:
         write_json(self._checkpoint, saved)
         self.rows_done, self.coverage, self.tally = rows_done, coverage, tally
 
-    def codes(self) -> NDArray[np.uint8]:
-        """The whole `coverage` map (rows, columns), for maps that are known to be small."""
-        return np.asarray(self._finest["coverage"][0])
+    def whole(self, name: str) -> NDArray[Any]:
+        """All of a map at its finest level, (channels, rows, columns), for maps that are known to be small."""
+        return np.asarray(self._finest[name][:])
+
+    def store(self, name: str, values: NDArray[np.generic]) -> None:
+        """Store a map, (rows, columns[, channels]), that follows from others."""
+        self._store(name, 0, values)
 
     def finish(self) -> None:
         """Build the lower resolution levels of every map."""

@@ -148,8 +148,18 @@ class GradedSlide:
             return None
         return np.array([float(row["tissue_mm2"]) for row in self.tiles])
 
-    def readout(self, *, least_share: float = LEAST_SHARE, least_confidence: float = LEAST_CONFIDENCE) -> GradeReadout:
-        """The grade of the slide in three ways, at any thresholds; see `digipath.measure.tile_grades`."""
+    @property
+    def complete(self) -> bool:
+        """True if every tile that was to be graded, by any network, could be read."""
+        members = (self.run.get("bags") or {"members": {}})["members"].values()
+        return self.coverage.complete and not any(member["unreadable"] for member in members)
+
+    def readout(self, *, least_share: float | None = None, least_confidence: float | None = None) -> GradeReadout:
+        """The grade of the slide in three ways, at any thresholds; None: those it was graded with.
+
+        See `digipath.measure.tile_grades`.
+        """
+        least_share, least_confidence = thresholds(self, least_share, least_confidence)
         return read_grades(
             self.probabilities, self.classes, least_share=least_share, least_confidence=least_confidence,
             areas_mm2=self.areas_mm2,
@@ -175,21 +185,40 @@ class Grade:
     @property
     def complete(self) -> bool:
         """True if every tile that was to be graded could be read."""
-        return all(slide.coverage.complete for slide in self.slides)
+        return all(slide.complete for slide in self.slides)
+
+    @property
+    def bags(self) -> dict[str, Any] | None:
+        """By networks that see bags of tiles: `grade`, and `probabilities`, the mean over the slides; None without."""
+        told = [bags for slide in self.slides if (bags := slide.run.get("bags")) and bags["grade"]]
+        if not told:
+            return None
+        if len(told) == 1:
+            return {name: told[0][name] for name in ("grade", "probabilities")}
+        mean = {name: float(np.mean([bags["probabilities"][name] for bags in told])) for name in self.classes}
+        return {"grade": max(reversed(self.classes), key=mean.__getitem__), "probabilities": mean}
 
     @property
     def probabilities(self) -> NDArray[np.float16]:
         """(n, C) of the tiles of all slides."""
         return np.concatenate([slide.probabilities for slide in self.slides])
 
-    def readout(self, *, least_share: float = LEAST_SHARE, least_confidence: float = LEAST_CONFIDENCE) -> GradeReadout:
-        """The grade of the case in three ways: every tile of every slide counts alike."""
+    def readout(self, *, least_share: float | None = None, least_confidence: float | None = None) -> GradeReadout:
+        """The grade of the case in three ways: every tile of every slide counts alike; as for a slide."""
+        least_share, least_confidence = thresholds(self.slides[0], least_share, least_confidence)
         areas = [slide.areas_mm2 for slide in self.slides]
         known = [area for area in areas if area is not None]
         return read_grades(
             self.probabilities, self.classes, least_share=least_share, least_confidence=least_confidence,
             areas_mm2=np.concatenate(known) if len(known) == len(areas) else None,
         )  # fmt: skip
+
+
+def thresholds(slide: GradedSlide, least_share: float | None, least_confidence: float | None) -> tuple[float, float]:
+    """Those of the highest grade: as given, or as the slide was graded with."""
+    used = slide.run.get("reading") or {}
+    share = used.get("least_share", LEAST_SHARE) if least_share is None else least_share
+    return share, used.get("least_confidence", LEAST_CONFIDENCE) if least_confidence is None else least_confidence
 
 
 def open_result(folder: str | Path) -> Segmentation | Grade:

@@ -6,9 +6,12 @@ A tile is a patch whose map is one pixel, so the engine that segments slides gra
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from digipath import memory
 from digipath.engine.reader import TileReader
@@ -95,20 +98,41 @@ def plan_tiles(
     """
     rule.check()
     read_mpp, notes = working_mpp(source, rule.mpp, at_mpp)
+    overview, wanted, found, pen_px = _tissue(source, rule)
+    tissue_px = wanted == PREDICTED
+    tiles = _tiles(source, rule, tissue_px, read_mpp)
+    staining = fitted_staining(source, tissue_px, stain, mpp=read_mpp)
+    memory.trim()
+    return TilePlan(tiles, read_mpp, overview, (*notes, *found, *_size_notes(tiles)), pen_px, staining)
+
+
+def tiles_at(source: Slide, rule: TileRule, mpps: Sequence[float]) -> list[Tiles]:
+    """The tiles by a rule at several resolutions instead of its own, from one look at the slide.
+
+    Raises: as `plan_tiles`.
+    """
+    rule.check()
+    _, wanted, _, _ = _tissue(source, rule)
+    found = [_tiles(source, rule, wanted == PREDICTED, working_mpp(source, mpp)[0]) for mpp in mpps]
+    memory.trim()
+    return found
+
+
+def _tissue(source: Slide, rule: TileRule) -> tuple[Overview, NDArray[np.uint8], tuple[str, ...], Mapping[str, int]]:
+    """Overview, what is asked of each of its pixels, notes, ink counts."""
     overview = source.overview(longest_px=OVERVIEW_PX)
     tissue = "all" if rule.tissue == "auto" and is_crop(source) else rule.tissue
-    wanted, found, pen_px = wanted_of(overview, tissue, source.size_l0, white_px=1)
-    tissue_px = wanted == PREDICTED
-    tiles = tile_lattice(
+    return overview, *wanted_of(overview, tissue, source.size_l0, white_px=1)
+
+
+def _tiles(source: Slide, rule: TileRule, tissue_px: NDArray[np.bool_], read_mpp: float | None) -> Tiles:
+    return tile_lattice(
         tissue_px,
         source.working_size_px(read_mpp),
         rule.tile_px,
         least_tissue=rule.least_tissue,
         mpp=source.mpp if read_mpp is None else read_mpp,
     )
-    staining = fitted_staining(source, tissue_px, stain, mpp=read_mpp)
-    memory.trim()
-    return TilePlan(tiles, read_mpp, overview, (*notes, *found, *_size_notes(tiles)), pen_px, staining)
 
 
 def _size_notes(tiles: Tiles) -> list[str]:

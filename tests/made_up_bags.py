@@ -78,7 +78,9 @@ def write_config(folder: Path, name: str, *, network: str = "", measure: str = "
     return path
 
 
-def write_card(folder: Path, name="bags-v1", *, pooling="max-mean", augment=True, **changes) -> Path:
+def write_card(
+    folder: Path, name="bags-v1", *, pooling="max-mean", augment=True, augment_in_use=True, **changes
+) -> Path:
     """The card of a tiny network with random weights, and its weights; `changes` of its input."""
     import keras
 
@@ -103,7 +105,8 @@ def write_card(folder: Path, name="bags-v1", *, pooling="max-mean", augment=True
         "input": {
             "modality": "slide", "mpp": 0.5, "patch": 32, "tile": 64, "bag": 5, "least_tissue": 0.25,
             "tissue": "white-tiles", "augmentation": dataclasses.asdict(COLOUR_JITTER) if augment else None,
-            "scale": [0.02, 0.02, 0.02], "offset": [-3.0, -3.0, -3.0], "stain": None, **changes,
+            "scale": [0.02, 0.02, 0.02], "offset": [-3.0, -3.0, -3.0], "stain": None,
+            "augment": augment_in_use, **changes,
         },
         "file": file.name, "urls": [], "bytes": file.stat().st_size, "sha256": sha256_of(file), "sha256_reason": None,
         "licence": "CC0-1.0", "citation": "made up", "training": {"data": "none", "split": "none"}, "metrics": [],

@@ -14,8 +14,9 @@ from PIL import Image
 
 from digipath.cli import main
 from digipath.errors import BadInput, NotFound, ResolutionTooLow
+from digipath.slide import Slide, open_slide
 from digipath.tile_augment import COLOUR_JITTER, TileAugmentation
-from digipath.tiling import TileRule
+from digipath.tiling import TileRule, plan_tiles
 from digipath.training.bag_cards import network_card
 from digipath.training.bag_config import (
     GIVEN,
@@ -99,7 +100,7 @@ WRONG = {
     '[bags]\ngroups = 0\n': "[bags] expected groups of at least 1, got 0",
     '[bags]\ntissue = "white"\n': "[bags] expected tissue to be one of auto, all, white-tiles, got 'white'",
     '[bags]\nleast_tissue = 0.0\n': "[bags] expected a share of tissue in (0, 1]",
-    '[network]\npooling = "mean"\n': "[network] expected pooling to be one of max-mean, gated-attention, got 'mean'",
+    '[network]\nscaling = "mean"\n': "[network] expected scaling to be one of training, encoder, got 'mean'",
     '[network]\nscaling = "encoder"\n': '[network] expected an encoder, whose card states the scaling',
     '[network]\nremat = true\nfrozen = true\n': "[network] expected remat or frozen, not both",
     '[network]\nviews = 0\n': "[network] expected views of at least 1, got 0",
@@ -179,6 +180,28 @@ def test_the_plan_counts_tiles_at_every_magnification(cases):
 
 
 @pytest.mark.keras
+def test_every_slide_is_looked_at_once_and_what_was_found_is_kept(cases, tmp_path, monkeypatch):
+    plan = prepare_bags(made_up_bags.write_config(cases, "my.toml"))
+    looked, overview = [], Slide.overview
+    monkeypatch.setattr(Slide, "overview", lambda slide, **sizes: looked.append(slide.path) or overview(slide, **sizes))
+    reports = []
+    found = survey(plan, kept=tmp_path / "tiles.npz", progress=reports.append)
+    assert sorted(looked) == sorted(case.slide for case in plan.manifest.cases)
+    assert reports[-1].message == "looking for tiles: 300 tiles found"
+    one = plan.manifest.cases[0]
+    for mpp in (0.5, 1.0):
+        with open_slide(one.slide, mpp=one.mpp) as slide:
+            cells = plan_tiles(slide, plan.config.bags.rule(mpp)).tiles.cells
+        assert found[mpp][one.name] == tuple(map(tuple, cells.tolist()))
+    looked.clear()
+    assert survey(plan, kept=tmp_path / "tiles.npz") == found
+    assert looked == []
+    (tmp_path / "tiles.npz").write_bytes(b"damaged")
+    with pytest.raises(BadInput, match=r"kept tiles of slides are damaged .*tiles\.npz"):
+        survey(plan, kept=tmp_path / "tiles.npz")
+
+
+@pytest.mark.keras
 def test_a_slide_too_coarse_for_the_finest_says_which_remain(cases):
     coarse = changed(cases, "coarse.csv", lambda row: {**row, "mpp": "1.5"} if row["slide"] == "train000.png" else row)
     with pytest.raises(ResolutionTooLow, match=r"1\.5 µm/px.*mpps = \[1\.0\] remain for all slides"):
@@ -210,6 +233,9 @@ def test_a_class_absent_in_a_part(cases):
 
 @pytest.mark.keras
 def test_what_the_network_refuses_is_told_as_its_section(cases):
+    config = made_up_bags.write_config(cases, "my.toml", network='pooling = "mean"')
+    with pytest.raises(BadInput, match=r"\[network\] expected a pooling among max-mean, gated-attention, got 'mean'"):
+        prepare_bags(config)
     config = made_up_bags.write_config(cases, "my.toml")
     config.write_text(config.read_text().replace('"resnet18"', '"resnet19"'))
     with pytest.raises(BadInput, match=r"\[network\] .*resnet19"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import made_up_bags
@@ -20,10 +22,11 @@ from digipath.grading.tile_frames import open_frame
 from digipath.measure.repeated_runs import soft_vote
 from digipath.networks import network_of
 from digipath.nn.mil import mil_head
+from digipath.training import bag_runs, frozen_bags, tile_source
 from digipath.training.bag_plan import prepare_bags, survey
 from digipath.training.bag_results import chosen
-from digipath.training.bag_runs import BagBench, _source
-from digipath.training.frozen_bags import EmbeddedBags, Slides
+from digipath.training.bag_runs import BagBench, _source, train_bags
+from digipath.training.frozen_bags import EmbeddedBags, Slides, Views, _read
 from digipath.training.grading_results import Answers
 from digipath.training.tile_source import channel_scaling
 from digipath.weights import load_card
@@ -58,8 +61,8 @@ def frozen(cases, tmp_path_factory):
     """The same with an embedder that stays as it began, through the command line."""
     config, out = made_up_bags.write_config(cases, "frozen.toml", network=FROZEN), tmp_path_factory.mktemp("frozen")
     asked = []
-    with pytest.raises(Cancelled, match="while tiles are embedded"):  # after 30 looks at slides, and 3 views
-        digipath.train(config, out=out / "out", cancel=lambda: asked.append(1) or len(asked) > 33)
+    with pytest.raises(Cancelled, match="while tiles are embedded"):  # after 15 looks at slides, and 3 views
+        digipath.train(config, out=out / "out", cancel=lambda: asked.append(1) or len(asked) > 18)
     embedded = out / "out" / "runs" / "mpp-0-5" / "embeddings"
     assert [path.name for path in embedded.iterdir()] == ["train-0.npy"]
     assert main(["train", "--config", str(config), "--out", str(out / "out")]) == 0
@@ -73,6 +76,17 @@ def answers(result, part, name):
 def plan_of(cases, name):
     plan = prepare_bags(cases / name)
     return plan, BagBench(plan, survey(plan), cases)
+
+
+def read_views(slides, plan, mpp, number, seed):
+    views = Views(plan.config.bags.rule(mpp), 32, plan.config.augmentation, 1.0, 0.0, 2, 8, 6)
+    with ThreadPoolExecutor(1) as pool:
+        yield from _read(slides, views, number, seed, pool)
+
+
+def scaled_for(card, crops):
+    asked = card.record["input"]
+    return crops.astype(np.float32) * np.float32(asked["scale"]) + np.float32(asked["offset"])
 
 
 def test_every_snapshot_has_a_card_and_all_but_the_worst_vote(trained):
@@ -97,9 +111,11 @@ def test_a_card_says_what_its_network_saw(trained, cases):
     card = load_card(str(trained.folder / "weights" / "dots-v1-mpp-1-minus-1.json")).record
     asked = card["input"]
     assert (asked["mpp"], asked["patch"], asked["tile"], asked["bag"], asked["tissue"]) == (1, 32, 64, 5, "white-tiles")
-    assert asked["augmentation"]["hue"] == 0.01
+    assert (asked["groups"], asked["augment"], asked["augmentation"]["hue"]) == (2, True, 0.01)
     assert (card["training"]["epoch"], card["training"]["epochs"]) == (1, 2)
     assert card["training"]["class_weights"] == [1, 1, 1]
+    last = load_card(str(trained.folder / "weights" / "dots-v1-mpp-1-last.json")).record
+    assert (last["training"]["epoch"], last["sha256"] != card["sha256"]) == (2, True)
     plan, bench = plan_of(cases, "plain.toml")
     # Mean and deviation of the training tiles, and of no others.
     with _source(plan.runs[1], bench, "train", as_they_are=True) as source:
@@ -141,7 +157,7 @@ def test_a_slide_is_graded_through_the_cards_as_it_was_scored(trained, cases):
     card = graders.cards[-1]
     network = bag_networks.load(card, graders.choice)
     with open_frame(cases / "test201.png", bag_networks.bag_rule(card), mpp=0.5) as frame:
-        found = grade_bags(frame, card, network, BagDraw(groups=2))
+        found = grade_bags(frame, card, network, BagDraw())
     kept = answers(trained, "test", card.name.removeprefix("dots-v1-"))
     assert kept.slides.tolist()[-1] == "test201"
     assert found.probabilities == pytest.approx(kept.probabilities[-1], abs=1e-6)
@@ -193,12 +209,8 @@ def test_a_frozen_network_is_the_whole_one_with_the_head_that_learned(frozen, ca
     assert views.shape == (2, 8, 8)  # views, tiles, features
     assert len(list((folder / "embeddings").iterdir())) == 6 + 3
     slides = bench.slides(run, "train")
-    from digipath.training.frozen_bags import Views, _view
-
-    rule, jitter = plan.config.bags.rule(0.5), plan.config.augmentation
-    crops = _view(slides, Views(rule, 32, jitter, 1.0, 0.0, 2, 8, 6), 3, 1, run.seed)
-    asked = card.record["input"]
-    scaled = crops.astype(np.float32) * np.float32(asked["scale"]) + np.float32(asked["offset"])
+    crops = list(read_views(slides, plan, 0.5, 3, run.seed))[1]
+    scaled = scaled_for(card, crops)
     head = mil_head(features=8, classes=3, pooling="max-mean")
     head.load_weights(folder / "network-minus0.weights.h5")
     whole = np.asarray(network_of(card)(scaled[None], training=False))[0]
@@ -208,6 +220,30 @@ def test_a_frozen_network_is_the_whole_one_with_the_head_that_learned(frozen, ca
     first, second = ([w.numpy() for w in network.get_layer("tiles").layer.weights] for network in networks)
     assert all(map(np.array_equal, first, second))
     assert not np.array_equal(*(network.get_layer("logits").kernel.numpy() for network in networks))
+
+
+def test_validation_slides_are_embedded_the_same_for_every_run(frozen, cases):
+    """Their tiles are of the split's seed, 0, not of the second run's, 1."""
+    plan, bench = plan_of(cases, "frozen.toml")
+    assert (plan.runs[1].seed, plan.config.split.seed) == (1, 0)
+    card = load_card(str(frozen.folder / "weights" / "dots-v1-mpp-1-last.json"))
+    embed = network_of(card).get_layer("tiles")
+    kept = np.load(frozen.folder / "runs" / "mpp-1" / "embeddings" / "validation-2.npy")
+    slides = bench.slides(plan.runs[1], "validation")
+    found, other = (
+        np.asarray(embed(scaled_for(card, next(read_views(slides, plan, 1.0, 2, seed)))[None])) for seed in (0, 1)
+    )
+    assert kept == pytest.approx(found, abs=1e-4)
+    assert np.abs(kept - other).max() > 1e-2
+
+
+def test_the_views_of_a_slide_are_read_from_one_open_file(cases, monkeypatch):
+    plan, bench = plan_of(cases, made_up_bags.write_config(cases, "views.toml", network=FROZEN).name)
+    opened, open_slide = [], tile_source.open_slide
+    monkeypatch.setattr(tile_source, "open_slide", lambda path, **mpp: opened.append(path) or open_slide(path, **mpp))
+    slides = bench.slides(plan.runs[0], "train")
+    assert len(list(read_views(slides, plan, 0.5, 3, 0))) == 2
+    assert opened == [slides.cases[3].slide]
 
 
 @pytest.mark.parametrize("pooling", ["max-mean", "gated-attention"])
@@ -275,6 +311,24 @@ def test_recomputing_trains_to_the_same_answers(trained, cases, tmp_path):
     )  # fmt: skip
     assert bag_networks.published(str(result.card)).cards[0].name == "dots-v1"
     assert [row["kind"] for row in result.record["ablation"]] == ["all"]
+
+
+@pytest.mark.parametrize("network", ["", FROZEN])
+def test_a_rare_class_weighs_more(cases, tmp_path, monkeypatch, network):
+    """Of grades 2, 3 and 4 there are 1, 2 and 2 slides to train on: 1 / n, scaled to a mean of 1."""
+    plan, bench = plan_of(cases, made_up_bags.write_config(cases, "rare.toml", network=network).name)
+    split = dataclasses.replace(plan.split, train=plan.split.train[1:])
+    bench = dataclasses.replace(bench, plan=dataclasses.replace(plan, split=split), weights=tmp_path)
+    learned = []
+
+    def fitted(*_, objective, **__):
+        learned.append(objective.identity["class_weights"])
+        raise Cancelled("seen enough")
+
+    monkeypatch.setattr(frozen_bags if network else bag_runs, "fit", fitted)
+    with pytest.raises(Cancelled, match="seen enough"):
+        train_bags(plan.runs[0], bench, tmp_path / "run")
+    assert learned == [pytest.approx([1.5, 0.75, 0.75])]
 
 
 def test_a_measure_that_the_validation_slides_do_not_define(cases):

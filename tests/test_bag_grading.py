@@ -17,7 +17,7 @@ from digipath.grading.tile_frames import open_frame
 
 pytestmark = pytest.mark.keras
 
-ALL_TILES = BagDraw(groups=None, augment=False)
+ALL_TILES = BagDraw(groups="all", augment=False)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_a_card_without_augmentation_sees_the_middle(frame, tmp_path, loaded):
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(frame, loaded, tmp_path):
     card, network = loaded["gated-attention"]
-    draw = BagDraw(groups=None)
+    draw = BagDraw(groups="all")
     at_once = grade_bags(frame, card, network, draw)
     seen = []
     with pytest.raises(Cancelled, match="stopped after 12 of 24 tiles"):
@@ -203,6 +203,55 @@ def test_unreadable_tiles_are_left_out_and_told(loaded, tmp_path):
     assert set(map(tuple, found.unreadable.tolist())) == failed & kept
     assert set(map(tuple, found.cells.tolist())) == kept - failed
     assert failed & kept
+
+
+def test_tiles_of_a_group_are_changed_each_in_its_own_way(tmp_path):
+    """Tiles alike in every pixel, so that only chance can tell them apart."""
+    card, network = load(made_up_bags.write_card(tmp_path))
+    image = np.tile(made_up_bags.tissue(64, 1, 3), (2, 2, 1))
+    Image.fromarray(image).save(tmp_path / "alike.png")
+    with open_frame(tmp_path / "alike.png", bag_networks.bag_rule(card), mpp=0.5) as frame:
+        found = grade_bags(frame, card, network, BagDraw())
+        alike = grade_bags(frame, card, network, BagDraw(augment=False))
+    assert len(np.unique(found.alone.round(6), axis=0)) == 4
+    assert np.ptp(alike.alone, axis=0) == pytest.approx(0, abs=1e-6)
+
+
+def test_without_other_wishes_a_slide_is_seen_as_the_card_says(frame, tmp_path, loaded):
+    """As the test slides of the training were: 3 groups of 5, the middle of each tile; and all tiles once."""
+    card, network = load(made_up_bags.write_card(tmp_path, "three-v1", groups=3, augment_in_use=False))
+    asked = grade_bags(frame, *loaded["max-mean"], BagDraw(groups=3, augment=False))
+    found = grade_bags(frame, card, network, BagDraw())
+    assert found.groups.shape == (3, 3)
+    assert np.array_equal(found.groups, asked.groups)
+    again = grade_bags(frame, card, network, BagDraw(groups=1, bag=7, augment=True))
+    assert len(again.cells) == 7
+    assert np.array_equal(again.groups, grade_bags(frame, *loaded["max-mean"], BagDraw(bag=7)).groups)
+    card, network = load(made_up_bags.write_card(tmp_path, "all-v1", groups=None))
+    assert len(grade_bags(frame, card, network, BagDraw()).cells) == 24
+
+
+def test_fewer_tiles_than_all_groups_hold_are_told(frame, loaded):
+    card, network = loaded["max-mean"]
+    found = grade_bags(frame, card, network, BagDraw(groups=3, bag=10, augment=False))
+    assert [len(found.groups), *found.notes] == [
+        3, "24 tiles on the slide, fewer than the 30 asked for: 3 groups of all, the last of fewer.",
+    ]  # fmt: skip
+    assert grade_bags(frame, card, network, BagDraw(groups=2, bag=12, augment=False)).notes == ()
+
+
+def test_what_the_card_says_is_part_of_what_a_case_depends_on(tmp_path):
+    first = bag_networks.published(str(made_up_bags.write_card(tmp_path))).identity
+    assert bag_networks.published(str(made_up_bags.write_card(tmp_path))).identity == first
+    for change in ({"bag": 6}, {"groups": 2}, {"augment_in_use": False}, {"scale": 0.03}, {"augment": False}):
+        other = bag_networks.published(str(made_up_bags.write_card(tmp_path, **change))).identity
+        assert other["sha256"] == first["sha256"]
+        assert other != first, change
+
+
+def test_groups_are_a_number_or_all(frame, loaded):
+    with pytest.raises(BadInput, match="groups to be a number or \"all\", got 'some'"):
+        grade_bags(frame, *loaded["max-mean"], BagDraw(groups="some"))
 
 
 @pytest.mark.parametrize("name", ["groups", "bag"])

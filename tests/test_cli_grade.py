@@ -179,7 +179,7 @@ def test_files_that_are_no_slide(run, tmp_path, name):
 
 def test_folders_without_tiles(run, tmp_path):
     (tmp_path / "folder").mkdir()
-    refused(run("grade", "folder", *GRADER), "found none in folder", tmp_path)
+    refused(run("grade", "folder", *GRADER), "found none in", tmp_path)
     refused(run("tiles", "folder"), "received a folder", tmp_path)
     refused(run("grade", "a/x.svs", "b/x.svs", *GRADER), "x more than once", tmp_path)
 
@@ -191,11 +191,12 @@ def test_tiles_are_written_as_the_slide_shows_them(run, small_slide, tmp_path, k
     rows = table(tmp_path / "small.tiles" / "tiles.csv")
     assert (code, out) == (0, f"{len(rows)} tiles, listed in {Path('small.tiles') / 'tiles.csv'}\n")
     assert len(rows) > 5
-    assert {path.name for path in (tmp_path / "small.tiles").iterdir()} == {row["file"] for row in rows} | {"tiles.csv"}
+    written = {f"images/{path.name}" for path in (tmp_path / "small.tiles" / "images").iterdir()}
+    assert written == {row["file"] for row in rows}
     with digipath.open_slide(small_slide.path) as source:
         for row in rows:
             r, c = int(row["row"]), int(row["column"])
-            assert row["file"] == f"small_r{r:04}_c{c:04}.{kind}"
+            assert row["file"] == f"images/small_r{r:04}_c{c:04}.{kind}"
             assert (float(row["x_l0"]), float(row["y_l0"]), float(row["side_l0"])) == (200 * c, 200 * r, 200)
             assert float(row["mpp"]) == 0.5
             assert float(row["tissue_share"]) >= 0.5
@@ -213,7 +214,7 @@ def test_tiles_may_be_listed_alone_and_where_there_are_none(run, small_slide, tm
     found = json.loads(out)
     assert (code, err, found["unreadable"]) == (0, [], 0)
     rows = table(tmp_path / "some" / "tiles.csv")
-    assert [path.name for path in (tmp_path / "some").iterdir()] == ["tiles.csv"]
+    assert {path.name for path in (tmp_path / "some").iterdir()} == {"tiles.csv", "state.json", ".lock"}
     assert found["tiles"] == len(rows) > 3
     assert all(row["file"] == "" for row in rows)
     assert float(rows[0]["side_l0"]) == 200
@@ -237,7 +238,7 @@ def test_written_tiles_are_graded_like_their_slide(run, small_slide, tmp_path):
     """A folder of written tiles gives what the slide gives, tile by tile."""
     run("tiles", small_slide.path, "--tile", "256", "--tissue", "all")
     run("grade", small_slide.path, *GRADER, "--tissue", "all", "--out", "of slide")
-    code, _, _ = run("grade", "small.tiles", *GRADER, "--mpp", "0.5", "--out", "of folder")
+    code, _, _ = run("grade", "small.tiles/images", *GRADER, "--mpp", "0.5", "--out", "of folder")
     assert code == 0
     slide, folder = (table(tmp_path / name / "tiles.csv") for name in ("of slide", "of folder"))
     assert [row["p grade 3"] for row in slide] == [row["p grade 3"] for row in folder]
@@ -274,3 +275,25 @@ def test_damaged_real_files_are_one_line(run, shared_data, tmp_path, name):
     path = shared_data / "wsi" / "bad" / name
     refused(run("grade", path, *GRADER), name, tmp_path)
     refused(run("tiles", path), name, tmp_path)
+
+
+def test_tiles_of_another_rule_do_not_join_those_of_a_folder(run, small_slide, tmp_path):
+    assert run("tiles", small_slide.path, "--tile", "256", "--tissue", "all")[0] == 0
+    written = (tmp_path / "small.tiles" / "tiles.csv").read_bytes()
+    code, _, told = run("tiles", small_slide.path, "--tile", "512", "--tissue", "all")
+    assert (code, len(told)) == (2, 1)
+    assert "another settings (tile_px: 256, now 512)" in told[0]
+    assert (tmp_path / "small.tiles" / "tiles.csv").read_bytes() == written
+    assert run("tiles", small_slide.path, "--tile", "512", "--tissue", "all", "--no-resume")[0] == 0
+    assert len(list((tmp_path / "small.tiles" / "images").iterdir())) == len(table(tmp_path / "small.tiles/tiles.csv"))
+
+
+def test_two_slides_do_not_go_into_the_folder_of_one(run, small_slide, tmp_path):
+    Image.new("RGB", (256, 256), (230, 90, 120)).save(tmp_path / "red.png")
+    assert run("grade", small_slide.path, *GRADER, "--out", "case")[0] == 0
+    code, _, told = run("grade", small_slide.path, "red.png", *GRADER, "--out", "case")
+    assert (code, len(told)) == (2, 1)
+    assert "holds the result of one slide" in told[0]
+    code, _, told = run("grade", small_slide.path, "missing.svs", *GRADER, "--out", "both")
+    assert (code, "missing.svs" in told[0]) == (2, True)
+    assert not (tmp_path / "both").exists(), "nothing is graded before all slides are known to be there"

@@ -76,7 +76,7 @@ def graded(name="slide.svs", **settings):
         TileFrame(40.0, 2.0, 8.0), notes=["A note."], run=RUN, cards=[CARD],
         gallery=[GalleryInput("grade 4", True, [tile]), GalleryInput("grade 4", False, [replace(tile, heat=None)])],
         uncertainty={"entropy": np.full((4, 4), 0.5)}, attention=np.full((4, 4), 0.1),
-        bags=BagInput("grade 3", (0.1, 0.6, 0.3), {"20×": (0.0, 0.8, 0.2)}, 5, 200, ["Crops were random."]),
+        bags=BagInput("grade 3", (0.1, 0.6, 0.3), {"20×": (0.0, 0.8, 0.2)}, {"20×": (5, 200)}, ["Crops were random."]),
     )  # fmt: skip
     return replace(ready, **settings)
 
@@ -147,7 +147,7 @@ def test_hostile_names_stay_text(make):
 def test_hostile_classes_and_notes_stay_text():
     classes = (HOSTILE, f"b{HOSTILE}", f"c{HOSTILE}")
     readout = replace(READOUT, mean_grade=HOSTILE, majority_grade=HOSTILE, highest_grade=classes[2])
-    bags = BagInput(HOSTILE, (0.5, 0.25, 0.25), {HOSTILE: (1, 0, 0)}, 1, 2, [HOSTILE])
+    bags = BagInput(HOSTILE, (0.5, 0.25, 0.25), {HOSTILE: (1, 0, 0)}, {HOSTILE: (1, 2)}, [HOSTILE])
     tile = TilePicture(OVERVIEW, (0.1, 0.2, 0.7), HOSTILE)
     page = grade_page(graded(
         HOSTILE, classes=classes, readout=readout, bags=bags, notes=[HOSTILE], uncertainty={HOSTILE: np.ones((4, 4))},
@@ -201,8 +201,8 @@ def test_the_three_readouts_say_what_they_rest_on():
         ["1.00", "0.00%", "0.00%", "6.25%"],
     ]
     assert table(page, "Votes of") == [
-        ["20×", "0.00%", "80.00%", "20.00%"],
-        ["Mean probability", "0.100", "0.600", "0.300"],
+        ["20×", "0.00%", "80.00%", "20.00%", "5 of up to 200 tiles"],
+        ["Mean probability", "0.100", "0.600", "0.300", ""],
     ]
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
-from pathlib import Path
 
+import fakes
 import numpy as np
 import pytest
 from PIL import Image
@@ -28,9 +27,6 @@ from digipath.result import open_segmentation
 from digipath.synthetic import write_slide
 from digipath.tiling import TileRule, plan_tiles
 from digipath.values import BACKGROUND, EXCLUDED, PREDICTED, READ_FAILED, Coverage
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fakes
 
 FILES = {
     "maps.zarr", "run.json", "state.json", "summary.json", "tiles.csv", "report.html", "grade_map.png", "grade.geojson",
@@ -293,10 +289,15 @@ def test_folders_that_are_none_of_tiles_are_refused(folder, tmp_path):
         graded(folder, tmp_path / "case", stain="macenko", mpp=0.5)
     with pytest.raises(BadInput, match=r"received an image of 90 × 90 px.*d\.png"):
         graded(folder, tmp_path / "case", tile=50)
-    (folder / "e.png").write_bytes(b"no image")
-    with pytest.raises(digipath.errors.SlideUnreadable, match=r"e\.png"):
-        graded(folder, tmp_path / "case", tile=64)
     assert not (tmp_path / "case").exists()
+
+
+def test_a_broken_image_of_a_folder_is_told_and_the_others_are_graded(folder, tmp_path):
+    (folder / "e.png").write_bytes(b"no image")
+    result = graded(folder, tmp_path / "case", tile=64)
+    assert not result.complete
+    assert result.slides[0].run["tiles"]["unreadable"] == 1
+    assert any("e.png" in note for note in result.slides[0].summary["notes"])
 
 
 def test_an_image_of_a_folder_that_cannot_be_read_is_no_black_tile(tmp_path):

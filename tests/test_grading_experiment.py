@@ -164,15 +164,15 @@ def trained(data, tmp_path_factory):
     With what was finished at these stops, and what was read before all networks were trained.
     """
     out, finished, read, seen = tmp_path_factory.mktemp("trained") / "out", {}, [], []
-    sample = TileSource.sample
+    read_tile = TileSource._read
 
-    def watched(source, index):
+    def watched(source, case, cell):
         if len(list((out / "runs").glob("*/run.json"))) < 3:
-            read.extend(source.cases[tile.case].name for tile in source.tiles)
-        return sample(source, index)
+            read.append(source.cases[case].name)
+        return read_tile(source, case, cell)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TileSource, "sample", watched)
+        patch.setattr(TileSource, "_read", watched)
         for sign in ("runs/base-modular-1-top/checkpoint.npz", "runs/base-modular-1-rest/checkpoint.npz",
                      "scores/base-modular-1.npz"):  # fmt: skip
             with pytest.raises(Cancelled):

@@ -36,7 +36,7 @@ def test_planted_regions_and_dominant_grades_of_unseen_slides_are_told(tmp_path)
         right += (called(graded.probabilities)[truth >= 0] == truth[truth >= 0]).tolist()
         votes.append(mean_vote(graded.probabilities))
         dominant.append(GRADES.index(slide.dominant))
-        assert graded.readout().highest_grade == slide.dominant
+        assert graded.readout().highest_grade == max(slide.regions)
     assert len(right) > 150
     assert np.mean(right) >= 0.9
     assert scores(dominant, np.array(votes), GRADES).macro_auroc >= 0.95

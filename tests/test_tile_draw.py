@@ -49,6 +49,15 @@ def test_exactly_the_least_share_is_enough(tmp_path, right, used):
     assert bool(label_tiles(one, RULE, classes=CLASSES)) == used
 
 
+@pytest.mark.parametrize(("right", "used"), [(18, True), (17, False)])
+@pytest.mark.parametrize("mpp", [0.5, 1.0])
+def test_of_an_image_smaller_than_a_tile_the_share_is_of_the_image(tmp_path, right, used, mpp):
+    """18 of 20 columns are 90 %; what is outlined beyond the image counts for nothing."""
+    beyond = ("grade 3", 0, 0, right, 30)
+    one = case(tmp_path, "a", 24, 20, annotation=outlines(tmp_path / "a.geojson", beyond))
+    assert label_tiles(one, replace(RULE, mpp=mpp), classes=CLASSES) == [((0, 0), 1)] * used
+
+
 def test_several_outlines_of_a_class_count_together_and_no_place_twice(tmp_path):
     halves = [("grade 2", 0, 0, 16, 32), ("grade 2", 16, 0, 32, 32)]
     one = case(tmp_path, "a", 32, 32, annotation=outlines(tmp_path / "a.geojson", *halves))
@@ -78,7 +87,7 @@ def test_all_cases_are_looked_at_in_their_order(tmp_path):
     found = find_tiles(cases, RULE, classes=CLASSES, progress=reports.append)
     assert found == tuple(LabelledTile(n, (0, col), n) for n in range(3) for col in (0, 1))
     assert [(report.done, report.total) for report in reports] == [(1, 3), (2, 3), (3, 3)]
-    assert reports[-1].message == "6 tiles found"
+    assert reports[-1].message == "looking for tiles: 6 tiles found"
     with pytest.raises(Cancelled):
         find_tiles(cases, RULE, classes=CLASSES, cancel=lambda: True)
     with pytest.raises(SlideNotFound, match=r"gone\.png"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -14,6 +16,7 @@ from digipath.synthetic import write_slide
 from digipath.tile_augment import COLOUR_JITTER, GEOMETRIC, TileAugmentation
 from digipath.tiling import TileRule
 from digipath.training.data import keras_batches, tensorflow_batches
+from digipath.training.grading_runs import _chunks
 from digipath.training.manifest import TrainingCase
 from digipath.training.tile_draw import LabelledTile
 from digipath.training.tile_source import BagSource, TileSource, channel_scaling
@@ -147,6 +150,29 @@ class TestUnreadable:
                 source.sample(0)
             assert isinstance(source.failure, SlideUnreadable)
 
+    def test_a_tile_by_itself_is_read_or_none(self, hurt):
+        tiles = [LabelledTile(0, (0, 1), 0), LabelledTile(0, (0, 2), 0)]
+        with TileSource([hurt], tiles, TileRule(None, 256), classes=2, augmentation=None) as source:
+            assert source.tile(0) is None
+            assert (source.tile(1).shape, source.tile(1).dtype) == ((256, 256, 3), np.uint8)
+
+    def test_of_tiles_that_are_read_side_by_side_only_the_unreadable_are_left_out(self, hurt, monkeypatch):
+        """A reader that ends late, while another tile is read, takes nothing from it."""
+        lost, kept = LabelledTile(0, (0, 1), 0), LabelledTile(0, (0, 2), 1)
+        tiles = [lost, replace(lost, label=1), kept, kept]
+        read, calls = TileSource._read, itertools.count()
+
+        def slow(source, case, cell):
+            time.sleep(0.08 if cell == (0, 2) else 0.13 * (next(calls) == 1))
+            return read(source, case, cell)
+
+        options = {"classes": 2, "augmentation": None, "shuffle": False}
+        with TileSource([hurt], tiles, TileRule(None, 256), **options) as source:
+            source.sample(2)  # which opens the slide
+            monkeypatch.setattr(TileSource, "_read", slow)
+            ((done, found),) = _chunks(source)
+        assert (done, [number for number, _ in found]) == (4, [2, 3])
+
     def test_a_bag_takes_others(self, hurt):
         cells = [[(0, 0), (0, 1), (0, 2), (1, 0)]]
         options = {"classes": 2, "augmentation": None, "crop_px": 256}
@@ -186,6 +212,16 @@ class TestBags:
         with bags_of(cases, [[(0, 0)], [(0, 0)]], augmentation=COLOUR_JITTER, crop_px=24) as source:
             bag, _ = source.sample(0)
         assert len(np.unique(bag.reshape(5, -1), axis=0)) > 2
+
+    def test_tiles_are_cropped_as_they_are_read(self, cases, monkeypatch):
+        """So that no bag of whole tiles is in memory; also of a slide with too few, whose tiles are read again."""
+        done, read, changed = [], BagSource._read, BagSource._changed
+        monkeypatch.setattr(BagSource, "_read", lambda *given: done.append("read") or read(*given))
+        monkeypatch.setattr(BagSource, "_changed", lambda *given: done.append("cropped") or changed(*given))
+        with bags_of(cases, self.CELLS, shuffle=False) as source:
+            for index in range(2):
+                source.sample(index)
+        assert done == ["read", "cropped"] * 10
 
     def test_the_same_whatever_the_order_of_calls(self, cases):
         with bags_of(cases, self.CELLS, augmentation=COLOUR_JITTER) as source, ThreadPoolExecutor(4) as pool:

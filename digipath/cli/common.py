@@ -76,6 +76,23 @@ def own_predictors(references: Sequence[str] | None) -> list[Any] | None:
     return [import_predictor(reference) for reference in references]
 
 
+def add_bag_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--groups", type=groups, metavar="N|all",
+        help="weights that see bags: random groups of tiles of which each is seen at once (default: the card's)",
+    )
+    verb.add_argument("--bag", type=int, metavar="N", help="the same: tiles in a group (default: the card's)")
+    verb.add_argument("--no-bag-augmentation", action="store_true", help="the same: the middle of each tile, unchanged")
+
+
+def groups(text: str) -> int | str:
+    return text if text == "all" else int(text)
+
+
+def bag_augmentation(arguments: argparse.Namespace) -> bool | None:
+    return False if arguments.no_bag_augmentation else None
+
+
 def print_result(value: object, as_json: bool, in_words: Callable[[], object]) -> int:
     if as_json:
         print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -6,9 +6,17 @@ import argparse
 import json
 from typing import Any
 
-from digipath.cli.common import add_network_options, add_verb, network_options, progress
+from digipath.cli.common import (
+    add_bag_options,
+    add_network_options,
+    add_verb,
+    bag_augmentation,
+    network_options,
+    progress,
+)
 from digipath.errors import BadInput
 
+INCOMPLETE = 3
 SEEN = "Scores on images a network was trained on say nothing about new ones: see its card for its split."
 
 
@@ -45,6 +53,11 @@ def _add_evaluate(verbs: Any) -> None:  # noqa: ANN401
         help="fit each network's temperature on these images and write cards that carry it into --out",
     )
     verb.add_argument("--out", metavar="FOLDER", help="write scores.json and evaluation.html with plots here")
+    verb.add_argument(
+        "--least-label", type=float, metavar="SHARE",
+        help="graders: of a tile that outlines of one class must cover to be scored as a tile (default: 0.9)",
+    )
+    add_bag_options(verb)
     verb.add_argument("--json", action="store_true", help="print all scores, image by image, as JSON")
 
 
@@ -78,10 +91,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate_grader(arguments: argparse.Namespace) -> int:
+    from digipath.grading.bags import BagDraw
     from digipath.grading_evaluation import evaluate_graders
+    from digipath.training.tile_draw import LEAST_LABEL
 
-    if arguments.masks or arguments.calibrate or arguments.positive or arguments.negative:
-        raise BadInput(f"{arguments.weights} grades slides; leave out masks, --positive, --negative and --calibrate")
+    usual: dict[str, Any] = {
+        "masks": None, "calibrate": False, "positive": [], "negative": [], "patch": None, "overlap": 0.5, "threshold": 0.5,
+    }  # fmt: skip
+    if idle := [name for name, value in usual.items() if getattr(arguments, name) != value]:
+        raise BadInput(f"{arguments.weights} grades slides; leave out {' and '.join(idle)}")
     with progress(arguments.json) as show:
         found = evaluate_graders(
             arguments.weights,
@@ -90,6 +108,8 @@ def _evaluate_grader(arguments: argparse.Namespace) -> int:
             mpp=arguments.mpp,
             fold=arguments.fold,
             views=arguments.views,
+            least_label=LEAST_LABEL if arguments.least_label is None else arguments.least_label,
+            draw=BagDraw(arguments.groups, arguments.bag, bag_augmentation(arguments)),
             calibrated=not arguments.no_calibration,
             out=arguments.out,
             runtime=arguments.runtime,
@@ -98,11 +118,11 @@ def _evaluate_grader(arguments: argparse.Namespace) -> int:
         )
     if arguments.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
-        return 0
-    _tell_grades(found)
-    if arguments.out:
-        print(f"page: {arguments.out}/evaluation.html")
-    return 0
+    else:
+        _tell_grades(found)
+        if arguments.out:
+            print(f"page: {arguments.out}/evaluation.html")
+    return INCOMPLETE if found["unreadable"] else 0
 
 
 def _tell_grades(found: dict[str, Any]) -> None:
@@ -116,6 +136,8 @@ def _tell_grades(found: dict[str, Any]) -> None:
                 print(f"  {name:26} {'undefined' if value is None else f'{value:.4g}'}{between}")
     if found["left_out"]:
         print(f"without any tile, not scored: {', '.join(found['left_out'])}")
+    for name, count in found["unreadable"].items():
+        print(f"WARNING: {count} tiles of {name} could not be read and are not scored")
     print(SEEN)
 
 

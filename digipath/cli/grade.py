@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from digipath.cli.common import NOTICE, add_verb, own_predictors, progress
+from digipath.cli.common import NOTICE, add_bag_options, add_verb, bag_augmentation, own_predictors, progress
 
 if TYPE_CHECKING:
     from digipath.result import Grade
@@ -55,20 +55,11 @@ def _add_grade(verbs: Any) -> None:  # noqa: ANN401
     verb.add_argument("--gallery", type=int, default=3, metavar="N", help="tiles of each kind to show (default: 3)")
     verb.add_argument("--no-calibration", action="store_true", help="leave the cards' temperatures out")
     verb.add_argument("--keep-members", action="store_true", help="store each network's own map too")
-    verb.add_argument(
-        "--groups", type=_count, default=1, metavar="N|all",
-        help="weights that see bags: random groups of tiles of which each is seen at once (default: 1)",
-    )
-    verb.add_argument("--bag", type=int, metavar="N", help="the same: tiles in a group (default: the card's)")
-    verb.add_argument("--no-bag-augmentation", action="store_true", help="the same: the middle of each tile, unchanged")
+    add_bag_options(verb)
     verb.add_argument("--runtime", choices=("auto", "keras", "openvino"), default="auto")
     verb.add_argument("--precision", choices=("auto", "f32", "bf16"), default="auto")
     verb.add_argument("--no-resume", action="store_true", help="start afresh, removing earlier results in FOLDER")
     verb.add_argument("--json", action="store_true", help="print the readouts as JSON")
-
-
-def _count(text: str) -> int | None:
-    return None if text == "all" else int(text)
 
 
 def _add_tile_options(verb: argparse.ArgumentParser) -> None:
@@ -101,7 +92,7 @@ def _grade(arguments: argparse.Namespace) -> int:
             keep_members=arguments.keep_members,
             groups=arguments.groups,
             bag=arguments.bag,
-            bag_augmentation=not arguments.no_bag_augmentation,
+            bag_augmentation=bag_augmentation(arguments),
             predictors=own_predictors(arguments.predictor),
             runtime=arguments.runtime,
             precision=arguments.precision,
@@ -110,15 +101,15 @@ def _grade(arguments: argparse.Namespace) -> int:
         )
     if arguments.json:
         slides = [{"folder": str(slide.folder), **slide.summary} for slide in result.slides]
-        case = result.readout(least_share=arguments.least_share, least_confidence=arguments.least_confidence)
-        found = {"folder": str(result.folder), "slides": slides, "case": case.to_record()}
+        case = result.readout().to_record() | {"bags": result.bags}
+        found = {"folder": str(result.folder), "slides": slides, "case": case}
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
-        _tell(result, arguments.least_share, arguments.least_confidence)
+        _tell(result)
     return 0 if result.complete else INCOMPLETE
 
 
-def _tell(result: Grade, least_share: float, least_confidence: float) -> None:
+def _tell(result: Grade) -> None:
     for slide in result.slides:
         if len(result.slides) > 1:
             print(f"{slide.slide_name}:")
@@ -127,7 +118,7 @@ def _tell(result: Grade, least_share: float, least_confidence: float) -> None:
             print(note)
     if len(result.slides) > 1:
         print("all slides together:")
-        _tell_readout(result.readout(least_share=least_share, least_confidence=least_confidence).to_record())
+        _tell_readout(result.readout().to_record() | {"bags": result.bags})
     page = "report.html" if len(result.slides) == 1 else "case.html"
     print(f"report: {result.folder / page}")
     print(NOTICE)
@@ -152,7 +143,11 @@ def _tell_bags(bags: dict[str, Any]) -> None:
     if bags["grade"] is None:
         return
     numbers = ", ".join(f"{name} {value:.3f}" for name, value in bags["probabilities"].items())
-    print(f"  bags of tiles, {len(bags['members'])} networks: {bags['grade']} ({numbers})")
+    print(f"  bags of tiles: {bags['grade']} ({numbers})")
+    for name, member in bags.get("members", {}).items():
+        if member["votes"]:
+            votes = ", ".join(f"{grade} {share:.0%}" for grade, share in member["votes"].items())
+            print(f"    {name}: {member['groups']} of up to {member['tiles_per_group']} tiles, votes {votes}")
 
 
 def _add_tiles(verbs: Any) -> None:  # noqa: ANN401
@@ -167,6 +162,7 @@ def _add_tiles(verbs: Any) -> None:  # noqa: ANN401
     _add_tile_options(verb)
     verb.add_argument("--at-mpp", type=float, default=0.5, help="µm per pixel of the tiles (default: 0.5, 20×)")
     verb.add_argument("--format", choices=("png", "jpg", "none"), default="png", help="of the images (default: png)")
+    verb.add_argument("--no-resume", action="store_true", help="write anew, removing earlier tiles in FOLDER")
     verb.add_argument("--json", action="store_true", help="print folder and number of tiles as JSON")
 
 
@@ -183,7 +179,10 @@ def _tiles(arguments: argparse.Namespace) -> int:
     out = arguments.out or f"{Path(arguments.slide).stem}.tiles"
     image_format = None if arguments.format == "none" else arguments.format
     with progress(arguments.json) as show:
-        found = export_tiles(arguments.slide, out, rule, mpp=arguments.mpp, image_format=image_format, progress=show)
+        found = export_tiles(
+            arguments.slide, out, rule, mpp=arguments.mpp, image_format=image_format,
+            resume=not arguments.no_resume, progress=show,
+        )  # fmt: skip
     if arguments.json:
         counts = {"table": str(found.table), "tiles": found.tiles, "unreadable": found.unreadable}
         print(json.dumps(counts | {"notes": list(found.notes)}))

@@ -6,6 +6,8 @@ and a small head classifies the pooled vector. Only embeddings of a few tiles ar
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,6 +107,7 @@ def published(weights: str, *, runtime: str = "auto", precision: str = "auto") -
     identity = {"name": weights, "sha256": hashes, "runtime": choice.runtime, "precision": choice.precision}
     for one in cards:
         augmentation_of(one)
+    identity["cards"] = {one.name: _said(one) for one in cards}
     return BagGraders(cards[0].classes, identity, cards, choice, common_stain(cards))
 
 
@@ -142,8 +145,19 @@ def bag_size(card: Card) -> int:
     return int(card.record["input"].get("bag", 200))
 
 
+def bag_groups(card: Card) -> int | None:
+    """Groups that are drawn from a slide, as from its test slides; None: as many as hold all tiles once."""
+    stated = card.record["input"].get("groups", 1)
+    return None if stated is None else int(stated)
+
+
+def augments(card: Card) -> bool:
+    """Whether tiles are changed while the network is used, as on its test slides."""
+    return bool(card.record["input"].get("augment", True))
+
+
 def augmentation_of(card: Card) -> TileAugmentation | None:
-    """What is changed in tiles while the network is used, as in its training; None: nothing.
+    """What is changed in tiles in training, and where `augments` in use; None: nothing.
 
     Raises:
         BadCard: the card states it wrongly.
@@ -158,6 +172,12 @@ def augmentation_of(card: Card) -> TileAugmentation | None:
     except (BadInput, TypeError) as error:
         raise BadCard(f"weights card states a wrong input.augmentation: {error}: {card.path}") from error
     return found
+
+
+def _said(card: Card) -> str:
+    """A hash of all in a card that answers depend on besides weights."""
+    said = {key: card.record[key] for key in ("input", "network")}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _asked(network: Any, rows: Floats) -> Floats:  # noqa: ANN401 - a Keras model

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,38 +23,52 @@ from digipath.engine.ahead import ahead
 from digipath.engine.bags import groups, hard_vote
 from digipath.errors import BadInput, Cancelled
 from digipath.files import write_atomically
-from digipath.grading.bag_networks import BagAnswer, BagNetwork, augmentation_of, bag_size
+from digipath.grading.bag_networks import BagAnswer, BagNetwork, augmentation_of, augments, bag_groups, bag_size
 from digipath.grading.tile_frames import Frame
-from digipath.tile_augment import augment_tile, centre_crop
+from digipath.tile_augment import TileAugmentation, augment_tile, centre_crop
 from digipath.values import Cancel, Card, Patch, Progress, ProgressCallback
 
 READERS, AHEAD = 2, 8
+ALL = "all"  # tiles, in as many groups as hold each once
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class BagDraw:
-    """Which tiles of a slide a bag network sees.
+    """Which tiles of a slide a bag network sees; None: as its card says, so as its test slides were scored.
 
     Attributes:
-        groups: how many; None: as many as hold all tiles once.
-        bag: tiles in a group; None: as the card says.
+        groups: how many; "all": as many as hold all tiles once.
+        bag: tiles in a group.
         augment: crops at random places, changed as in training (as in the paper); False: the middle of each tile.
         seed: of all that is drawn.
     """
 
-    groups: int | None = 1
+    groups: int | str | None = None
     bag: int | None = None
-    augment: bool = True
+    augment: bool | None = None
     seed: int = 0
 
     def check(self) -> None:
         """Refuse what cannot be."""
         for name in ("groups", "bag"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if isinstance(value, str) and (name, value) != ("groups", ALL):
+                raise BadInput(f'expected groups to be a number or "{ALL}", got {value!r}')
+            if isinstance(value, int) and value < 1:
                 raise BadInput(f"expected at least one of {name}, got {value}")
+
+    def groups_of(self, card: Card) -> int | None:
+        """How many groups a network sees, None: as many as hold all tiles once."""
+        if self.groups is None:
+            return bag_groups(card)
+        return None if isinstance(self.groups, str) else self.groups
+
+    def changes_of(self, card: Card) -> TileAugmentation | None:
+        """What is changed in tiles, crops at random places included; None: nothing, the middle of each is seen."""
+        wanted = augments(card) if self.augment is None else self.augment
+        return augmentation_of(card) if wanted else None
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,7 @@ class SlideBags:
 
     Attributes:
         groups: (G, C) of each group. on_slide: tiles that the slide has. asked: tiles in a full group.
+        asked_groups: how many were asked for; None: as many as hold all tiles once.
         cells: (n, 2) tiles that were seen. alone: (n, C) each as a bag of its own.
         attention: (n,) what each counts in its group, 1 on average; None without attention.
         unreadable: (m, 2) tiles that were drawn and could not be read.
@@ -70,6 +86,7 @@ class SlideBags:
     groups: Floats
     on_slide: int
     asked: int
+    asked_groups: int | None
     cells: NDArray[np.int64]
     alone: Floats
     attention: Floats | None
@@ -88,9 +105,12 @@ class SlideBags:
     @property
     def notes(self) -> tuple[str, ...]:
         """For the user: what was not as asked."""
-        if 0 < self.on_slide < self.asked:
-            return (f"{self.on_slide} tiles on the slide, fewer than the {self.asked} asked for: one group of all.",)
-        return ()
+        asked = (self.asked_groups or 1) * self.asked
+        if not 0 < self.on_slide < asked:
+            return ()
+        made = math.ceil(self.on_slide / self.asked)
+        words = "one group of all" if made == 1 else f"{made} groups of all, the last of fewer"
+        return (f"{self.on_slide} tiles on the slide, fewer than the {asked} asked for: {words}.",)
 
 
 def grade_bags(
@@ -114,8 +134,9 @@ def grade_bags(
         Cancelled; BadInput.
     """
     draw.check()
-    cells, asked = frame.tiles.cells, draw.bag or bag_size(card)
-    drawn = groups(len(cells), asked, draw.seed)[: draw.groups] if len(cells) else []
+    cells, asked, count = frame.tiles.cells, draw.bag or bag_size(card), draw.groups_of(card)
+    drawn = groups(len(cells), asked, draw.seed)[:count] if len(cells) else []
+    look = partial(_looked_at, crop_px=card.patch, changes=draw.changes_of(card), seed=draw.seed)
     total, done, found = sum(map(len, drawn)), 0, []
     for number, indices in enumerate(drawn):
         path = None if keep is None else keep.with_name(f"{keep.name}-{number}.npz")
@@ -124,11 +145,11 @@ def grade_bags(
         else:
             group = frame.only(_mask(frame.tiles.kept.shape, cells[indices]))
             told = _Teller(done, total, f"{card.name}, group {number + 1} of {len(drawn)}", progress, cancel)
-            found.append(_group(group, card, network, draw, told))
+            found.append(_group(group, network, look, told))
             if path is not None:
                 write_atomically(path, found[-1].packed())
         done += len(indices)
-    return _together(found, len(cells), asked, len(card.classes))
+    return _together(found, len(cells), (asked, count), len(card.classes))
 
 
 @dataclass(frozen=True)
@@ -176,7 +197,7 @@ class _Teller:
             raise Cancelled(f"stopped after {self._done} of {self._total} tiles; run again to go on")
 
 
-def _group(frame: Frame, card: Card, network: BagNetwork, draw: BagDraw, tell: _Teller) -> _Group:
+def _group(frame: Frame, network: BagNetwork, look: Callable[[Patch], NDArray[np.uint8]], tell: _Teller) -> _Group:
     """One group, its tiles read ahead in the order of the slide, so that memory holds a few of them."""
     seen: list[Sequence[int]] = []
     lost: list[Sequence[int]] = []
@@ -188,7 +209,7 @@ def _group(frame: Frame, card: Card, network: BagNetwork, draw: BagDraw, tell: _
                 for patch in ahead(pool, frame.reader(), cells, AHEAD):
                     (seen if patch.valid is None else lost).append(patch.start_px)
                     if patch.valid is None:
-                        yield _looked_at(patch, card, draw)
+                        yield look(patch)
                     tell()
             finally:
                 pool.shutdown(cancel_futures=True)
@@ -206,23 +227,23 @@ def _with(first: NDArray[np.uint8], others: Iterator[NDArray[np.uint8]]) -> Iter
     yield from others
 
 
-def _looked_at(patch: Patch, card: Card, draw: BagDraw) -> NDArray[np.uint8]:
+def _looked_at(patch: Patch, *, crop_px: int, changes: TileAugmentation | None, seed: int) -> NDArray[np.uint8]:
     """What the network sees of a tile: a crop, changed as in training unless nothing is left to chance."""
     pixels = patch.pixels.astype(np.uint8, copy=False)
-    settings = augmentation_of(card)
-    if not draw.augment or settings is None:
-        return centre_crop(pixels, card.patch)
-    rng = np.random.default_rng((draw.seed, *patch.start_px))
-    return augment_tile(pixels, settings, rng, crop_px=card.patch)
+    if changes is None:
+        return centre_crop(pixels, crop_px)
+    return augment_tile(pixels, changes, np.random.default_rng((seed, *patch.start_px)), crop_px=crop_px)
 
 
-def _together(found: Sequence[_Group], on_slide: int, asked: int, classes: int) -> SlideBags:
+def _together(found: Sequence[_Group], on_slide: int, asked: tuple[int, int | None], classes: int) -> SlideBags:
+    """asked: tiles in a group, and groups."""
     answers = [group.answer for group in found if group.answer is not None]
     attention = [answer.attention * len(answer.attention) for answer in answers if answer.attention is not None]
     return SlideBags(
         groups=np.array([answer.probabilities for answer in answers], np.float32).reshape(-1, classes),
         on_slide=on_slide,
-        asked=asked,
+        asked=asked[0],
+        asked_groups=asked[1],
         cells=_pairs([cell for group in found for cell in group.cells.tolist()]),
         alone=np.concatenate([answer.alone for answer in answers]) if answers else np.empty((0, classes), np.float32),
         attention=np.concatenate(attention) if attention else None,

@@ -6,20 +6,22 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from digipath.case import Case, file_identity
+from digipath.case import STATE_FILE, Case, file_identity
 from digipath.engine.views import views_of
-from digipath.errors import BadInput, CaseDiffers
+from digipath.errors import BadInput, CaseDiffers, SlideNotFound
 from digipath.files import disk_errors, read_json, write_json
-from digipath.grading import bag_networks, tile_networks
-from digipath.grading.bag_networks import BagGraders, bag_rule
+from digipath.grading.bag_networks import BagGraders, BagNetwork, bag_rule
+from digipath.grading.bag_networks import load as load_bag_network
 from digipath.grading.bags import BagDraw
-from digipath.grading.explanations import explainer_of
+from digipath.grading.explanations import Explainer, explainer_of
+from digipath.grading.graders import graders_of
 from digipath.grading.maps import BAGS, predict_bags, predict_tiles
 from digipath.grading.reporting import OF_SLIDES, OWNED, write_case_report, write_grade_report
 from digipath.grading.tile_frames import Frame, SlideFrame, open_frame
@@ -30,8 +32,9 @@ from digipath.result import CASE_FILE, Grade, GradedSlide
 from digipath.run_record import heading
 from digipath.tiling import TileRule
 from digipath.values import Cancel, Card, Predictor, ProgressCallback
-from digipath.weights import DEFAULT_GRADER, load_card
+from digipath.weights import DEFAULT_GRADER
 
+RUN = "run.json"
 GALLERY = 3  # most, and least, certain tiles of each grade in the report
 
 
@@ -106,9 +109,9 @@ def grade(
     gallery: int = GALLERY,
     calibrated: bool = True,
     keep_members: bool = False,
-    groups: int | None = 1,
+    groups: int | str | None = None,
     bag: int | None = None,
-    bag_augmentation: bool = True,
+    bag_augmentation: bool | None = None,
     predictors: Sequence[Predictor] | None = None,
     runtime: str = "auto",
     precision: str = "auto",
@@ -125,7 +128,8 @@ def grade(
     Args:
         slides: a slide, an image, a folder of tile images, or several of these of one case.
         volumes: MRI; not in this version.
-        weights: name or path of a card that grades tiles: a network, a modular pair, or an ensemble of these.
+        weights: name or path of a card that grades tiles (a network, a modular pair, or an ensemble of these), or
+            bags of tiles (a network or an ensemble, each at its own magnification).
         out: the folder; default `<name>.grade` in the working directory. Several slides: one folder each inside.
         views: 1, 2, 4 or 8 symmetries to average over; more than 1 gives the aleatoric map.
         mpp: µm per level-0 pixel, overrides the slide's own. at_mpp: µm per pixel to run at.
@@ -138,7 +142,8 @@ def grade(
         calibrated: networks with the temperatures of their cards.
         keep_members: store each network's own map too.
         groups, bag, bag_augmentation: for networks that see bags of tiles (`digipath.grading.bags`): how many random
-            groups of how many tiles they see (None: all tiles, or as the card says), changed as in training or not.
+            groups ("all": as many as hold every tile once) of how many tiles they see, changed as in training or not;
+            None: as the card says.
         predictors: your own callables (B, P, P, 3) uint8 → (B, C) instead of `weights`.
         runtime, precision, resume, progress, cancel: as for `digipath.segment`.
 
@@ -154,7 +159,10 @@ def grade(
     reading = Reading(least_share, least_confidence, gallery)
     settings.check()
     reading.check()
-    graders = _graders(weights, predictors, settings, runtime, precision)
+    graders = graders_of(
+        weights, predictors, tile_px=tile, calibrated=calibrated, runtime=runtime, precision=precision
+    )
+    _refuse_idle(settings, graders)
     run = _Run(graders, settings, reading, mpp, resume, progress, cancel)
     if len(paths) == 1:
         folder = Path(out) if out is not None else Path.cwd() / f"{_stem(paths[0])}.grade"
@@ -162,28 +170,28 @@ def grade(
             raise CaseDiffers(f"{folder} holds a case of several slides; choose another --out")
         return Grade((run.grade(paths[0], folder),), folder)
     folder = Path(out) if out is not None else Path.cwd() / "case.grade"
+    if (folder / STATE_FILE).exists():
+        raise CaseDiffers(f"{folder} holds the result of one slide; choose another --out")
     found = Grade(tuple(run.grade(path, folder / _stem(path)) for path in paths), folder)
-    write_case_report(found, least_share=least_share, least_confidence=least_confidence)
+    write_case_report(found, graders.cards)
     return found
 
 
-def _graders(
-    weights: str, predictors: Sequence[Predictor] | None, settings: GradeSettings, runtime: str, precision: str
-) -> Graders | BagGraders:
-    """What the weights, or the caller's own predictors, grade with: tiles, or bags of tiles."""
-    if predictors is not None:
-        return tile_networks.own(predictors, tile_px=settings.tile)
-    if load_card(weights).output == "bag":
-        if settings.tile is not None:
-            raise BadInput("networks that see bags of tiles have a tile of their own; leave --tile out")
-        return bag_networks.published(weights, runtime=runtime, precision=precision)
-    return tile_networks.published(
-        weights, tile_px=settings.tile, runtime=runtime, precision=precision, calibrated=settings.calibrated
-    )
+def _refuse_idle(settings: GradeSettings, graders: Graders | BagGraders) -> None:
+    """Raise BadInput where a setting would do nothing with these networks."""
+    if isinstance(graders, Graders):
+        if settings.draw != BagDraw():
+            raise BadInput("groups, bag and bag_augmentation are for weights that see bags of tiles; leave them out")
+        return
+    usual = GradeSettings()
+    idle = [name for name in ("views", "tile", "at_mpp", "calibrated", "keep_members")
+            if getattr(settings, name) != getattr(usual, name)]  # fmt: skip
+    if idle:
+        raise BadInput(f"{' and '.join(idle)} are not for weights that see bags of tiles; leave them out")
 
 
 def _paths(slides: str | Path | Sequence[str | Path] | None, volumes: object) -> list[Path]:
-    """The slides of the case. Raises BadInput: none, volumes, or two that would share a folder."""
+    """The slides of the case. Raises BadInput: none, volumes, or two that would share a folder; SlideNotFound."""
     if volumes is not None:
         raise BadInput("grading from MRI is not in this version; give slides alone")
     given = [slides] if isinstance(slides, str | Path) else list(slides or ())
@@ -193,6 +201,9 @@ def _paths(slides: str | Path | Sequence[str | Path] | None, volumes: object) ->
     names = [_stem(path) for path in paths]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadInput(f"expected slides of different names in a case, got {twice[0]} more than once")
+    for path in paths:
+        if not path.exists():
+            raise SlideNotFound(f"expected a slide, an image or a folder of tiles, found nothing: {path}")
     return paths
 
 
@@ -205,7 +216,7 @@ def _stem(path: Path) -> str:
     return path.resolve().name if path.is_dir() else path.stem
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Run:
     """What is the same for all slides of a case."""
 
@@ -216,6 +227,23 @@ class _Run:
     resume: bool
     progress: ProgressCallback | None
     cancel: Cancel | None
+
+    @cached_property
+    def predictors(self) -> Sequence[Predictor]:
+        """Of tiles, made when the first slide with any needs them."""
+        return self.graders.load() if isinstance(self.graders, Graders) else ()
+
+    @cached_property
+    def bag_networks(self) -> list[BagNetwork]:
+        """Of bags, likewise."""
+        if isinstance(self.graders, Graders):
+            return []
+        return [load_bag_network(card, self.graders.choice) for card in self.graders.cards]
+
+    @cached_property
+    def explain(self) -> Explainer | None:
+        """What shows where in a tile a network looked, made when the first gallery needs it."""
+        return explainer_of(self.graders) if isinstance(self.graders, Graders) else None
 
     def grade(self, path: Path, folder: Path) -> GradedSlide:
         """Grade one slide into its folder, or go on there."""
@@ -233,7 +261,8 @@ class _Run:
                         found = self._bags(path, frame, self.graders, folder)
                     found["timings_s"]["tissue"] = round(planned_s, 3)
                     self._report(frame, self._record(frame, notes, found), folder)
-                elif (record := read_json(folder / "run.json"))["reading"] != asdict(self.reading):
+                elif (record := read_json(folder / RUN))["reading"] != asdict(self.reading):
+                    write_json(folder / RUN, record | {"reading": None})  # until the report is whole, it is of neither
                     self._report(frame, record | {"reading": asdict(self.reading)}, folder)
         return GradedSlide(folder)
 
@@ -251,24 +280,24 @@ class _Run:
     def _tiles(self, frame: Frame, graders: Graders, folder: Path) -> dict[str, Any]:
         views, keep = self.settings.views, self.settings.keep_members
         return predict_tiles(
-            frame, graders, folder, views=views, keep_members=keep, progress=self.progress, cancel=self.cancel
-        )
+            frame, graders, folder, load=lambda: self.predictors, views=views, keep_members=keep,
+            progress=self.progress, cancel=self.cancel,
+        )  # fmt: skip
 
     def _bags(self, path: Path, frame: Frame, graders: BagGraders, folder: Path) -> dict[str, Any]:
         """Grade by bags; each further network has tiles of its own magnification."""
         with ExitStack() as stack:
-            frames = [frame]
-            for card in graders.cards[1:]:
-                frames.append(stack.enter_context(self.opened(path, bag_rule(card)))[0])
-            return predict_bags(
-                frames, graders, self.settings.draw, folder, progress=self.progress, cancel=self.cancel
-            )
+            others = [stack.enter_context(self.opened(path, bag_rule(card))) for card in graders.cards[1:]]
+            found = predict_bags(
+                [frame, *(other for other, _ in others)], graders, self.settings.draw, folder,
+                load=lambda: self.bag_networks, progress=self.progress, cancel=self.cancel,
+            )  # fmt: skip
+        return found | {"bag_notes": list(dict.fromkeys(note for _, notes in others for note in notes))}
 
     def _report(self, frame: Frame, record: dict[str, Any], folder: Path) -> None:
         graders = self.graders
-        explaining = {"explainer": lambda: explainer_of(graders)} if isinstance(graders, Graders) else {}
-        write_grade_report(folder, frame, record, graders.cards, **explaining)
-        write_json(folder / "run.json", record)
+        write_grade_report(folder, frame, record, graders.cards, lambda: self.explain)
+        write_json(folder / RUN, record)
 
     def _identity(self, frame: Frame) -> dict[str, Any]:
         """All that the maps depend on."""
@@ -292,6 +321,6 @@ class _Run:
             "classes": list(self.graders.classes),
             "settings": asdict(self.settings) | asdict(rule) | {"working_mpp": frame.tiles.mpp},
             "reading": asdict(self.reading),
-            "notes": [*notes, *_limits(self.graders.cards)],
+            "notes": [*dict.fromkeys([*notes, *found.pop("bag_notes", ())]), *_limits(self.graders.cards)],
             **found,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from digipath.engine.ensemble import map_names
 from digipath.engine.predict import predict_maps
 from digipath.engine.views import views_of
-from digipath.grading import bag_networks
-from digipath.grading.bag_networks import BagGraders
+from digipath.grading.bag_networks import BagGraders, BagNetwork
 from digipath.grading.bags import BagDraw, SlideBags, grade_bags
 from digipath.grading.tile_frames import Frame
 from digipath.grading.tile_networks import Graders
-from digipath.maps import ATTENTION, ZarrMaps
-from digipath.measure.tile_grades import leading
+from digipath.maps import ATTENTION, GRADE, ZarrMaps
+from digipath.measure.tile_grades import called, leading
 from digipath.run_record import timings_s
 from digipath.values import (
     EXCLUDED,
@@ -29,6 +28,7 @@ from digipath.values import (
     Cancel,
     Card,
     Coverage,
+    Predictor,
     Progress,
     ProgressCallback,
     ViewTally,
@@ -42,20 +42,25 @@ def predict_tiles(
     graders: Graders,
     folder: Path,
     *,
+    load: Callable[[], Sequence[Predictor]],
     views: int = 1,
     keep_members: bool = False,
     progress: ProgressCallback | None = None,
     cancel: Cancel | None = None,
 ) -> dict[str, Any]:
-    """Grade every tile into the folder's maps, or go on there; returns what the run record says of it."""
+    """Grade every tile into the folder's maps, or go on there; returns what the run record says of it.
+
+    Args:
+        load: gives the predictors; asked only where there is a tile.
+    """
     tiles, classes = frame.tiles, graders.classes
     if progress is not None:
         progress(Progress(0, len(tiles), 0.0, "loading the network"))
     began = time.perf_counter()
-    predictors = graders.load() if len(tiles) else ()
+    predictors = load() if len(tiles) else ()
     load_s = time.perf_counter() - began
     members = _member_names(graders) if keep_members else ()
-    maps = ZarrMaps(folder, tiles.grid, map_names(graders.count, views, (), members), classes)
+    maps = ZarrMaps(folder, tiles.grid, (*map_names(graders.count, views, (), members), GRADE), classes)
     clock = predict_maps(
         frame.reader(maps.rows_done),
         tiles.grid,
@@ -69,8 +74,17 @@ def predict_tiles(
         progress=progress,
         cancel=cancel,
     )
+    codes = maps.whole("coverage")
+    maps.store(GRADE, grade_codes(np.moveaxis(maps.whole("probability"), 0, -1), codes[0]))
     maps.finish()
-    return _counted(maps.codes(), tiles.tissue_px) | {"timings_s": timings_s(clock, load=load_s)}
+    return _counted(codes[0], tiles.tissue_px) | {"timings_s": timings_s(clock, load=load_s)}
+
+
+def grade_codes(probability: NDArray[np.floating], codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(R, C) the number of each tile's most probable class from 1 on, 0 where it was not graded."""
+    graded, found = codes == PREDICTED, np.zeros(codes.shape, np.uint8)
+    found[graded] = called(probability[graded].astype(np.float32)) + 1
+    return found
 
 
 def predict_bags(
@@ -79,18 +93,18 @@ def predict_bags(
     draw: BagDraw,
     folder: Path,
     *,
+    load: Callable[[], Sequence[BagNetwork]],
     progress: ProgressCallback | None = None,
     cancel: Cancel | None = None,
 ) -> dict[str, Any]:
     """Grade bags of tiles, and write what the first network says of each of its tiles alone as maps.
 
     Args:
-        frames: the tiles of the slide for each of the networks.
+        frames: the tiles of the slide for each of the networks. load: gives the networks, asked once.
     """
     began, found = time.perf_counter(), []
     (folder / BAGS).mkdir(exist_ok=True)
-    for number, (frame, card) in enumerate(zip(frames, graders.cards, strict=True)):
-        network = bag_networks.load(card, graders.choice)
+    for number, (frame, card, network) in enumerate(zip(frames, graders.cards, load(), strict=True)):
         keep = folder / BAGS / str(number)
         found.append(grade_bags(frame, card, network, draw, keep=keep, progress=progress, cancel=cancel))
     codes = _write_maps(frames[0], found[0], graders.classes, folder)
@@ -102,11 +116,18 @@ def predict_bags(
 
 
 def bags_record(cards: Sequence[Card], found: Sequence[SlideBags]) -> dict[str, Any]:
-    """The soft vote of the networks that saw a bag, and what each said."""
+    """What the networks that saw a bag say together, and each.
+
+    One network's grade is the hard vote over its groups (where it ties, the mean over them); that of several is their
+    soft vote (Lerousseau et al. 2020, sections 2.1 and 2.3).
+    """
     classes = cards[0].classes
     answers = [bags.probabilities for bags in found if bags.probabilities is not None]
+    votes = [bags.votes for bags in found if bags.votes is not None]
     soft = np.mean(answers, axis=0) if answers else None
     grade = None if soft is None else leading(soft)
+    if len(votes) == 1 and np.count_nonzero(votes[0] == votes[0].max()) == 1:
+        grade = int(votes[0].argmax())
 
     def by_class(values: NDArray[np.floating] | None) -> dict[str, float] | None:
         return None if values is None else dict(zip(classes, values.tolist(), strict=True))
@@ -114,6 +135,7 @@ def bags_record(cards: Sequence[Card], found: Sequence[SlideBags]) -> dict[str, 
     return {
         "grade": None if grade is None else classes[grade],
         "probabilities": by_class(soft),
+        "networks": len(answers),
         "members": {
             card.name: {
                 "mpp": card.mpp,
@@ -131,7 +153,7 @@ def bags_record(cards: Sequence[Card], found: Sequence[SlideBags]) -> dict[str, 
 
 
 def _write_maps(frame: Frame, bags: SlideBags, classes: Sequence[str], folder: Path) -> NDArray[np.uint8]:
-    """Answers for single tiles as maps; tiles that were not drawn count as left out. Returns the coverage codes."""
+    """Answers for single tiles as maps; tiles that were not drawn have none. Returns the coverage codes."""
     tiles = frame.tiles
     codes = tiles.wanted
     codes[codes == PREDICTED] = EXCLUDED
@@ -145,6 +167,7 @@ def _write_maps(frame: Frame, bags: SlideBags, classes: Sequence[str], folder: P
     if bags.attention is not None:
         values[ATTENTION] = np.zeros(codes.shape, np.float32)
         values[ATTENTION][seen] = bags.attention
+    values[GRADE] = grade_codes(values["probability"], codes)
     maps = ZarrMaps(folder, tiles.grid, tuple(values), classes)
     maps.write(0, {**values, "coverage": codes})
     maps.commit(len(codes), Coverage(), ViewTally())

@@ -49,6 +49,7 @@ OF_SLIDES = ("grade_map.png", "grade.geojson")
 UNCERTAINTY = ("aleatoric", "epistemic")
 CONFIDENCES = tuple(round(0.02 * step, 2) for step in range(51))
 CASE_RULE = "Every tile of every slide counts alike."
+BAG_RULE = "By networks that see bags of tiles, the mean of the slides"
 
 
 def write_grade_report(
@@ -63,11 +64,13 @@ def write_grade_report(
     Args:
         explainer: makes what shows where in a tile a network looked; asked only where tiles are shown.
     """
-    maps = {name: stored[:].astype(np.float32) for name, stored in open_maps(folder).items()}
+    shown = ("probability", "coverage", ATTENTION, *UNCERTAINTY)
+    maps = {name: stored[:].astype(np.float32) for name, stored in open_maps(folder).items() if name in shown}
     codes = maps["coverage"].astype(np.uint8)
     graded = codes == PREDICTED
     cells, probabilities = np.argwhere(graded), maps["probability"][graded].astype(STORED)
-    areas_mm2 = _areas_mm2(frame, graded)
+    # Of tiles that were drawn at random, areas say nothing of the slide.
+    areas_mm2 = None if record["tiles"].get("not_drawn") else _areas_mm2(frame, graded)
     reading = record["reading"]
     readout = read_grades(
         probabilities,
@@ -122,33 +125,41 @@ def readout_input(readout: GradeReadout, probabilities: NDArray[np.floating]) ->
     )
 
 
-def write_case_report(case: Grade, *, least_share: float, least_confidence: float) -> None:
-    """Write case.json and case.html beside the folders of the case's slides."""
-    readout = case.readout(least_share=least_share, least_confidence=least_confidence)
-    slides = [_of_slide(slide, least_share, least_confidence) for slide in case.slides]
-    folder, first = made_folder(case.folder), case.slides[0]
+def write_case_report(case: Grade, cards: Sequence[Card]) -> None:
+    """Write case.json and case.html beside the folders of the case's slides; read as its slides are."""
+    readout, bags, first = case.readout(), case.bags, case.slides[0]
+    folder = made_folder(case.folder)
     page = CaseGradeInput(
         case=folder.name,
         classes=case.classes,
-        slides=slides,
+        slides=[_of_slide(slide) for slide in case.slides],
         readout=readout_input(readout, case.probabilities),
         rule=CASE_RULE,
+        notes=[] if bags is None else [f"{BAG_RULE}: {bags['grade']}."],
         run={**first.run, "slide": {}, "timings_s": {}},
+        cards=[card.record for card in cards],
     )
     write_atomically(folder / "case.html", case_grade_page(page))
-    listed = [{"name": slide.slide_name, "folder": slide.folder.name} for slide in case.slides]
-    write_json(folder / CASE_FILE, {"notice": NOTICE, **readout.to_record(), "rule": CASE_RULE, "slides": listed})
+    listed = [
+        {"name": slide.slide_name, "folder": slide.folder.name, "notes": slide.summary["notes"]}
+        for slide in case.slides
+    ]
+    write_json(folder / CASE_FILE, {
+        "notice": NOTICE, **readout.to_record(), "rule": CASE_RULE, "bags": bags, "slides": listed,
+    })  # fmt: skip
 
 
-def _of_slide(slide: GradedSlide, least_share: float, least_confidence: float) -> GradeInput:
+def _of_slide(slide: GradedSlide) -> GradeInput:
     """What the page of a case shows of one slide."""
-    readout = slide.readout(least_share=least_share, least_confidence=least_confidence)
-    counts, least = slide.run["tiles"], slide.run["settings"]["least_tissue"]
+    settings = slide.run["settings"]
+    mpp = settings["working_mpp"]
+    tile_mm2 = None if mpp is None else (settings["tile_px"] * mpp) ** 2 / 1e6
     return GradeInput(
         slide=slide.slide_name,
         classes=slide.classes,
-        readout=readout_input(readout, slide.probabilities),
-        tiles=_tile_ledger(counts, least, None),
+        readout=readout_input(slide.readout(), slide.probabilities),
+        tiles=_tile_ledger(slide.run["tiles"], settings["least_tissue"], tile_mm2),
+        bags=_bags(slide.run.get("bags")),
         notes=slide.summary["notes"],
         run=slide.run,
         **_seen_again(slide),
@@ -199,16 +210,26 @@ def _table(
 
 def _notes(frame: Frame, record: Mapping[str, Any], graded: int) -> list[str]:
     """What kept tiles from being graded, where it matters."""
-    counts, least = record["tiles"], record["settings"]["least_tissue"]
+    counts, least, bags = record["tiles"], record["settings"]["least_tissue"], record.get("bags")
+    notes = [
+        f"WARNING: {name} could not read {member['unreadable']} of the tiles it drew."
+        for name, member in list((bags or {"members": {}})["members"].items())[1:]
+        if member["unreadable"]
+    ]
     if graded:
-        lost = counts["unreadable"]
-        return [f"WARNING: {lost} of {graded + lost} tiles could not be read and are not graded."] if lost else []
+        if lost := counts["unreadable"]:
+            notes.append(f"WARNING: {lost} of {graded + lost} tiles could not be read and are not graded.")
+        if unseen := counts.get("not_drawn"):
+            notes.append(f"Shares are of the {graded} of {graded + unseen} tiles drawn, each seen by itself.")
+        return notes
+    if bags and bags["grade"]:
+        return [*notes, "No tile for the first network, so there is no map."]
     if counts["unreadable"]:
-        return [f"None of {counts['unreadable']} tiles could be read: no grade."]
+        return [*notes, f"None of {counts['unreadable']} tiles could be read: no grade."]
     if counts["left_out"]:
-        remedy = "A lower --least-tissue or smaller --tile keeps more."
-        return [f"No tile holds {100 * least:g}% tissue: no grade. {remedy}"]
-    return ["No tissue was found: no grade. --tissue all takes the whole slide."]
+        remedy = "A lower --least-tissue keeps more."
+        return [*notes, f"No tile holds {100 * least:g}% tissue: no grade. {remedy}"]
+    return [*notes, "No tissue was found: no grade. --tissue all takes the whole slide."]
 
 
 def _ledger(frame: Frame, record: Mapping[str, Any]) -> TileLedger:
@@ -232,8 +253,7 @@ def _bags(record: Mapping[str, Any] | None) -> BagInput | None:
         grade=record["grade"],
         probabilities=list(record["probabilities"].values()),
         votes={name: list(member["votes"].values()) for name, member in members.items() if member["votes"]},
-        groups=max(member["groups"] for member in members.values()),
-        tiles_per_group=max(member["tiles_per_group"] for member in members.values()),
+        groups={name: (member["groups"], member["tiles_per_group"]) for name, member in members.items()},
         notes=[note for member in members.values() for note in member["notes"]],
     )
 

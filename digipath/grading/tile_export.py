@@ -7,11 +7,13 @@ import io
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from PIL import Image
 
+from digipath.case import Case
 from digipath.errors import BadInput, Cancelled
 from digipath.files import disk_errors, made_folder, write_atomically
 from digipath.grading.tile_frames import SlideFrame
@@ -20,7 +22,7 @@ from digipath.stain import StainReference
 from digipath.tiling import TileRule, plan_tiles
 from digipath.values import Cancel, Progress, ProgressCallback
 
-MANIFEST = "tiles.csv"
+TABLE, IMAGES = "tiles.csv", "images"
 COLUMNS = ("file", "slide", "row", "column", "x_l0", "y_l0", "side_l0", "mpp", "tissue_share", "unreadable")
 FORMATS = {"png": ("PNG", {}), "jpg": ("JPEG", {"quality": 95, "subsampling": 0})}
 READERS = 2
@@ -48,31 +50,45 @@ def export_tiles(
     mpp: float | None = None,
     stain: StainReference | None = None,
     image_format: str | None = "png",
+    resume: bool = True,
     progress: ProgressCallback | None = None,
     cancel: Cancel | None = None,
 ) -> Exported:
-    """Write the kept tiles of a slide into `out` and list them in its tiles.csv, which comes last.
+    """Write the kept tiles of a slide into `out`/images and list them in `out`/tiles.csv, which comes last.
 
     Args:
         rule: which tiles. mpp: µm per level-0 pixel, overrides the slide's own.
         image_format: "png", "jpg" (quality 95, no subsampling), or None for the table alone.
+        resume: a folder that holds these very tiles is left as it is; False writes them anew.
 
     Raises:
-        BadInput: an unknown format; Cancelled; and what opening a slide and planning its tiles raise.
+        BadInput: an unknown format; Cancelled; CaseDiffers: the folder holds other tiles; and what opening a slide and
+            planning its tiles raise.
     """
     if image_format is not None and image_format not in FORMATS:
         raise BadInput(f"expected tiles as {' or '.join(FORMATS)}, got {image_format!r}")
     folder = Path(out)
-    with open_slide(slide, mpp=mpp) as source, disk_errors(folder):
+    with open_slide(slide, mpp=mpp) as source:
         frame = SlideFrame(source, plan_tiles(source, rule, stain=stain))
-        made_folder(folder)
-        rows = list(_rows(frame, folder, image_format, progress, cancel))
-        text = io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-        write_atomically(folder / MANIFEST, text.getvalue())
-    return Exported(folder / MANIFEST, len(rows), sum(bool(row["unreadable"]) for row in rows), frame.notes)
+        identity = {
+            "input": frame.identity(),
+            "settings": asdict(rule) | {"format": image_format, "stain": stain and stain.to_record()},
+            "digipath": version("digipath"),
+        }
+        owned = (TABLE,) if image_format is None else (TABLE, IMAGES)
+        with disk_errors(folder), Case(folder, "tiles", identity, owned=owned, resume=resume) as case:
+            if not case.done:
+                if image_format is not None:
+                    made_folder(folder / IMAGES)
+                rows = list(_rows(frame, folder, image_format, progress, cancel))
+                text = io.StringIO()
+                table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+                table.writeheader()
+                table.writerows(rows)
+                write_atomically(folder / TABLE, text.getvalue())
+    with (folder / TABLE).open(encoding="utf-8", newline="") as stream:
+        listed = list(csv.DictReader(stream))
+    return Exported(folder / TABLE, len(listed), sum(row["unreadable"] == "1" for row in listed), frame.notes)
 
 
 def _rows(
@@ -92,8 +108,8 @@ def _rows(
         kind, options = FORMATS[image_format]
         stream = io.BytesIO()
         Image.fromarray(patch.pixels).save(stream, kind, **options)  # type: ignore[arg-type]
-        write_atomically(folder / name, stream.getvalue())
-        return name, True
+        write_atomically(folder / IMAGES / name, stream.getvalue())
+        return f"{IMAGES}/{name}", True
 
     with ThreadPoolExecutor(READERS) as pool:
         for done, (cell, (name, readable)) in enumerate(zip(cells, pool.map(write, cells), strict=True), 1):
@@ -101,7 +117,7 @@ def _rows(
                 progress(Progress(done, len(cells), done / max(time.perf_counter() - began, 1e-9), "tiles"))
             if cancel is not None and cancel():
                 pool.shutdown(cancel_futures=True)
-                raise Cancelled(f"stopped after {done} of {len(cells)} tiles; {MANIFEST} was not written")
+                raise Cancelled(f"stopped after {done} of {len(cells)} tiles; {TABLE} was not written")
             where = {"row": cell[0], "column": cell[1], **frame.place(cell), "mpp": frame.tiles.mpp}
             share = f"{frame.tiles.share[cell]:.4f}"
             yield {"file": name, "slide": frame.name, **where, "tissue_share": share, "unreadable": int(not readable)}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from digipath.case import file_identity
 from digipath.engine.reader import Block, TileReader
-from digipath.errors import BadInput
+from digipath.errors import BadInput, SlideUnreadable
 from digipath.planning import working_mpp
 from digipath.slide import Slide, images_in, open_slide
 from digipath.stain import StainReference
@@ -109,8 +109,13 @@ class FolderFrame:
 
     def _patch(self, cell: tuple[int, ...]) -> Patch:
         """The middle of an image, read as tiles of slides are: what cannot be read is filled, or no tile."""
-        with open_slide(self.images[cell[0]], mpp=self.mpp) as image:
-            (rows, columns), side = image.working_size_px(self.read_mpp), self.tiles.tile_px
+        side = self.tiles.tile_px
+        try:
+            image = open_slide(self.images[cell[0]], mpp=self.mpp)
+        except SlideUnreadable:
+            return Patch(cell, np.zeros((side, side, 3), np.uint8), np.zeros((1, 1), np.bool_))
+        with image:
+            rows, columns = image.working_size_px(self.read_mpp)
             top, left = (max(0, (size - side) // 2) for size in (rows, columns))
 
             def read_block(row: int, column: int, rows: int, columns: int) -> Block:
@@ -184,8 +189,15 @@ def _folder_frame(folder: Path, rule: TileRule, mpp: float | None, at_mpp: float
 def _size(
     path: Path, rule: TileRule, mpp: float | None, at_mpp: float | None
 ) -> tuple[tuple[int, int], tuple[str, ...]]:
-    """(rows, columns) of an image at the working resolution, and what is to be said of that."""
-    with open_slide(path, mpp=mpp) as image:
+    """(rows, columns) of an image at the working resolution, and what is to be said of that.
+
+    One that cannot be read counts as a tile, so that it ends as unreadable in the ledger.
+    """
+    try:
+        image = open_slide(path, mpp=mpp)
+    except SlideUnreadable as error:
+        return (rule.tile_px, rule.tile_px), (f"Not read: {error}",)
+    with image:
         read_mpp, notes = working_mpp(image, rule.mpp, at_mpp)
         size = image.working_size_px(read_mpp)
     if max(size) > LARGEST * rule.tile_px:

@@ -11,7 +11,6 @@ from keras import layers, ops
 from digipath.errors import BadInput
 from digipath.nn.checkpointing import Tensor, checkpointed
 from digipath.nn.checks import built, check_head, check_training
-from digipath.nn.encoder import encoder_layers
 from digipath.nn.resnet import resnet18
 from digipath.nn.tile_classifiers import densenet121, efficientnet_b0
 
@@ -123,13 +122,6 @@ def parts(network: keras.Model) -> MilParts:
     return MilParts(embedder, head, keras.Model(features, score, name="attention"))
 
 
-def freeze_embedder(network: keras.Model, frozen: bool) -> None:
-    """Keep the embedder's weights and statistics as they are in training, or let them learn; before `compile`."""
-    for layer in encoder_layers(network):
-        layer.trainable = not frozen
-
-
-@keras.saving.register_keras_serializable(package="digipath")
 class EachTile(layers.Wrapper):
     """A network of tiles for bags: (B, N, H, W, C) → (B, N, L).
 

@@ -122,14 +122,13 @@ class BagInput:
     Attributes:
         grade: by the soft vote over the members; probabilities: of each class, their mean.
         votes: member's name → share of its groups of tiles that vote for each class.
-        groups, tiles_per_group: that every member saw. notes: shown as they are.
+        groups: member's name → how many groups it saw, and of how many tiles at most. notes: shown as they are.
     """
 
     grade: str
     probabilities: Sequence[float]
     votes: Mapping[str, Sequence[float]]
-    groups: int
-    tiles_per_group: int
+    groups: Mapping[str, tuple[int, int]]
     notes: Sequence[str] = ()
 
 

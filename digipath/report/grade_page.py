@@ -39,7 +39,7 @@ def grade_page(given: GradeInput) -> str:
     """
     readout = given.readout
     parts = [
-        _banner(given.tiles, graded=readout is not None),
+        _banner(given.tiles, graded=readout is not None or given.bags is not None),
         *([markup.figures(_figures(given)), grade_sections.disagreement(readout)] if readout is not None else []),
         _pictures(given),
         markup.section("Notes", markup.bullets(given.notes)),
@@ -232,10 +232,13 @@ def _bag_rows(bags: BagInput | None, classes: Sequence[str]) -> list[tuple[str, 
 def _bags(bags: BagInput | None, classes: Sequence[str]) -> str:
     if bags is None:
         return ""
-    told = f"{BAGS} Each saw {bags.groups:,} groups of {bags.tiles_per_group:,} tiles; a group has one vote."
-    rows = [(name, *(share(part) for part in votes)) for name, votes in bags.votes.items()]
-    mean = ("Mean probability", *(f"{value:.3f}" for value in bags.probabilities))
-    table = markup.table(("Votes of", *classes), [*rows, mean])
+    told = f"{BAGS} A group has one vote."
+    rows = [
+        (name, *(share(part) for part in votes), "{:,} of up to {:,} tiles".format(*bags.groups[name]))
+        for name, votes in bags.votes.items()
+    ]
+    mean = ("Mean probability", *(f"{value:.3f}" for value in bags.probabilities), "")
+    table = markup.table(("Votes of", *classes, "Groups"), [*rows, mean], ("Groups",))
     return markup.section(
         "Networks that see many tiles at once", markup.paragraph(told, "soft"), table, markup.bullets(bags.notes)
     )

@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 
 from digipath.report.grade_inputs import AblationInput, ComparisonInput, RocInput
 from digipath.report.grade_map import spread
-from digipath.report.plots import BLUE, DASHES, GREY, MOST_POINTS, SEVERAL, _laid_out, _plain, _rows, _short
+from digipath.report.plots import BLUE, DASHES, GREY, MOST_POINTS, SEVERAL, laid_out, name_rows, plain, short
 
 ANCHORS = ((47, 163, 100), (58, 134, 200), (196, 40, 44))  # contrast 3 to a white and to a dark page
 SYMBOLS = ("circle", "diamond", "square", "cross", "x", "triangle-up", "star", "hexagon", "pentagon")
@@ -43,12 +43,10 @@ def roc_curves(by_name: Mapping[str, RocInput], classes: Sequence[str]) -> go.Fi
             y=list(curve.true_positive_rate),
             mode="lines",
             line=line | {"width": 2 if own else 4},
-            name=f"{_short(name)} ({area})",
+            name=f"{short(name)} ({area})",
         )
     figure.update_yaxes(range=[-0.01, 1.01])
-    return _laid_out(
-        figure, "false positive rate", "true positive rate", x_range=(-0.01, 1.01), legend=True, height=420
-    )
+    return laid_out(figure, "false positive rate", "true positive rate", x_range=(-0.01, 1.01), legend=True, height=420)
 
 
 def probability_histograms(
@@ -68,7 +66,7 @@ def probability_histograms(
                 x=((edges[:-1] + edges[1:]) / 2).tolist(),
                 y=counts.tolist(),
                 width=0.92 / BINS,
-                name=_short(classes[index]),
+                name=short(classes[index]),
                 legendgroup=str(index),
                 showlegend=column == 1,
                 marker={
@@ -78,9 +76,9 @@ def probability_histograms(
                 row=1,
                 col=column,
             )
-        figure.update_xaxes(title_text=f"probability of {_short(name)}", range=[0, 1], row=1, col=column)
+        figure.update_xaxes(title_text=f"probability of {short(name)}", range=[0, 1], row=1, col=column)
     figure.update_yaxes(title_text="count", row=1, col=1)
-    return _laid_out(figure, legend=True, height=340).update_layout(barmode="stack", legend_title_text="true class")
+    return laid_out(figure, legend=True, height=340).update_layout(barmode="stack", legend_title_text="true class")
 
 
 def class_scatter(
@@ -113,13 +111,13 @@ def class_scatter(
         group = {"legendgroup": str(index), "mode": "markers"}
         figure.add_scatter(x=x[own].tolist(), y=y[own].tolist(), marker=marker, showlegend=False, **group)
         key = {"color": GREY, "symbol": symbol, "size": 11}  # one colour and size for the legend
-        figure.add_scatter(x=[None], y=[None], marker=key, name=f"truly {_short(name)}", **group)
-    first, second = (_short(classes[axis]) for axis in axes)
+        figure.add_scatter(x=[None], y=[None], marker=key, name=f"truly {short(name)}", **group)
+    first, second = (short(classes[axis]) for axis in axes)
     scale = {"colorscale": "Viridis", "cmin": 0, "cmax": 1, "colorbar": {"title": {"text": "sum of both"}}}
     figure.update_layout(coloraxis=scale)
     figure.update_yaxes(range=[-0.04, 1.04])
     titles = (f"probability of {first}", f"probability of {second}")
-    return _laid_out(figure, *titles, x_range=(-0.04, 1.04), legend=True, height=440)
+    return laid_out(figure, *titles, x_range=(-0.04, 1.04), legend=True, height=440)
 
 
 def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Figure:
@@ -135,7 +133,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
         [f"{share:.1%}<br>{count:,.0f}" if total else "none" for share, count in zip(row, own, strict=True)]
         for row, own, (total,) in zip(shares, table, totals, strict=True)
     ]
-    names = [_short(name) for name in classes]
+    names = [short(name) for name in classes]
     positions = list(range(len(classes)))
     figure = go.Figure(
         go.Heatmap(
@@ -145,7 +143,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
     )  # fmt: skip
     figure.update_xaxes(tickvals=positions, ticktext=names, showgrid=False)
     figure.update_yaxes(tickvals=positions, ticktext=names, showgrid=False, autorange="reversed")
-    return _laid_out(figure, "predicted", "true", height=140 + 84 * len(classes))
+    return laid_out(figure, "predicted", "true", height=140 + 84 * len(classes))
 
 
 def share_at_confidence(
@@ -166,14 +164,14 @@ def share_at_confidence(
     for index, (name, row, colour) in enumerate(zip(classes, columns, class_colours(len(classes)), strict=True)):
         line = {"color": colour, "dash": DASHES[index % len(DASHES)], "width": 3}
         y = (100 * row).tolist()
-        figure.add_scatter(x=list(confidences), y=y, mode="lines", line=line, name=_short(name))
+        figure.add_scatter(x=list(confidences), y=y, mode="lines", line=line, name=short(name))
     figure.add_vline(confidence, line_dash="dash", annotation_text=f"confidence {confidence:g}")
     figure.add_hline(
         100 * least_share, line_dash="dash", annotation_text=f"{100 * least_share:g} %", annotation_position="top left"
     )
     figure.update_yaxes(range=[-2, 102])
     titles = ("called it with a probability of at least", "% of the tiles")
-    return _laid_out(figure, *titles, x_range=(0, 1), legend=True, height=360)
+    return laid_out(figure, *titles, x_range=(0, 1), legend=True, height=360)
 
 
 def grade_shares(
@@ -188,7 +186,7 @@ def grade_shares(
         areas: of each class as a reader would write it, to stand beside its share; None: unknown.
     """
     rows = list(range(len(classes)))
-    beside = [""] * len(classes) if areas is None else [f", {_plain(area)}" for area in areas]
+    beside = [""] * len(classes) if areas is None else [f", {plain(area)}" for area in areas]
     figure = go.Figure(
         go.Bar(
             x=[100 * share for share in vote_shares],
@@ -205,9 +203,9 @@ def grade_shares(
     diamond = {"symbol": "diamond-tall-open", "size": 13, "color": GREY, "line_width": 2}
     means = [100 * mean for mean in mean_probabilities]
     figure.add_scatter(x=means, y=[row + 0.42 for row in rows], mode="markers", marker=diamond, name="mean probability")
-    _rows(figure, classes)
+    name_rows(figure, classes)
     figure.update_xaxes(tickvals=[0, 25, 50, 75, 100])
-    return _laid_out(figure, "% of the tiles", "", x_range=(0, 128), height=110 + ROW_PX * len(classes))
+    return laid_out(figure, "% of the tiles", "", x_range=(0, 128), height=110 + ROW_PX * len(classes))
 
 
 def repeated_runs(given: ComparisonInput) -> go.Figure:
@@ -218,7 +216,7 @@ def repeated_runs(given: ComparisonInput) -> go.Figure:
         colour, symbol = SEVERAL[index % len(SEVERAL)], SYMBOLS[index % len(SYMBOLS)]
         points = {"color": colour, "symbol": f"{symbol}-open", "size": 9}
         figure.add_scatter(
-            x=[index - 0.12] * len(values), y=list(values), mode="markers", marker=points, name=_short(name)
+            x=[index - 0.12] * len(values), y=list(values), mode="markers", marker=points, name=short(name)
         )
         if values:
             spread_ = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
@@ -226,8 +224,8 @@ def repeated_runs(given: ComparisonInput) -> go.Figure:
             mean = {"color": colour, "symbol": symbol, "size": 12}
             figure.add_scatter(x=[index + 0.12], y=[float(np.mean(values))], error_y=error, mode="markers", marker=mean)
     _brackets(figure, given, ways)
-    figure.update_xaxes(tickvals=list(range(len(ways))), ticktext=[_short(way) for way in ways])
-    return _laid_out(figure, "", _plain(given.measure), x_range=(-0.6, len(ways) - 0.4), height=360)
+    figure.update_xaxes(tickvals=list(range(len(ways))), ticktext=[short(way) for way in ways])
+    return laid_out(figure, "", plain(given.measure), x_range=(-0.6, len(ways) - 0.4), height=360)
 
 
 def _brackets(figure: go.Figure, given: ComparisonInput, ways: Sequence[str]) -> None:
@@ -266,6 +264,6 @@ def ablation_bars(given: AblationInput) -> go.Figure:
             insidetextanchor="start",
         )
     )
-    figure.update_xaxes(tickvals=list(range(len(rows))), ticktext=[_short(row.name) for row in rows])
+    figure.update_xaxes(tickvals=list(range(len(rows))), ticktext=[short(row.name) for row in rows])
     figure.update_yaxes(rangemode="tozero")
-    return _laid_out(figure, "", _plain(given.measure), x_range=(-0.6, len(rows) - 0.4), height=320)
+    return laid_out(figure, "", plain(given.measure), x_range=(-0.6, len(rows) - 0.4), height=320)

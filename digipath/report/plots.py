@@ -2,7 +2,7 @@
 
 Colours keep a contrast of 3 to white and to the dark page's black, and stay apart with every common colour
 blindness (tested); categories differ by their markers too. Figures carry no theme: the page lends them its own.
-Plotly reads text as HTML-like, so every text from outside passes `_plain`.
+Plotly reads text as HTML-like, so every text from outside passes `plain`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def probability_histogram(counts: Sequence[int], threshold: float) -> go.Figure:
     least = min(100 * count / total for count in counts if count)
     ticks = [10.0**power for power in range(-8, 3)]
     figure.update_yaxes(type="log", range=[min(math.log10(least) - 0.5, 0), 2], tickvals=ticks)
-    return _laid_out(figure, "probability", "% of the predicted tissue", x_range=(0, 1), height=280)
+    return laid_out(figure, "probability", "% of the predicted tissue", x_range=(0, 1), height=280)
 
 
 def metastasis_sizes(diameters_um: Sequence[float], categories: Sequence[str], limits_um: Sequence[float]) -> go.Figure:
@@ -78,7 +78,7 @@ def metastasis_sizes(diameters_um: Sequence[float], categories: Sequence[str], l
     figure.update_xaxes(type="log", range=[math.log10(min(sizes) / 1.6), math.log10(max(sizes) * 1.6)])
     figure.update_xaxes(tickvals=[m * 10.0**e for e in range(-3, 3) for m in (1, 2, 5)])
     figure.update_yaxes(range=[0, len(ranked) * 1.08 + 0.6], dtick=1 if len(ranked) < 10 else None)
-    return _laid_out(figure, "longest diameter (mm)", "metastases at least this long", legend=True)
+    return laid_out(figure, "longest diameter (mm)", "metastases at least this long", legend=True)
 
 
 def burden_by_rule(names: Sequence[str], percent: Sequence[float], intervals: Sequence[Any]) -> go.Figure:
@@ -93,8 +93,8 @@ def burden_by_rule(names: Sequence[str], percent: Sequence[float], intervals: Se
         figure.add_scatter(
             x=[value], y=[row], mode="markers+text", marker=marker, text=[label], textposition="top center"
         )
-    _rows(figure, names)
-    return _laid_out(figure, "tumour burden (%)", "", x_range=(0, 100), height=130 + 56 * len(names))
+    name_rows(figure, names)
+    return laid_out(figure, "tumour burden (%)", "", x_range=(0, 100), height=130 + 56 * len(names))
 
 
 def reliability_diagram(by_name: Mapping[str, ReliabilityInput]) -> go.Figure:
@@ -106,14 +106,14 @@ def reliability_diagram(by_name: Mapping[str, ReliabilityInput]) -> go.Figure:
         at = [i for i, count in enumerate(bins.counts) if count]
         line = _line(index)
         x, y = ([values[i] for i in at] for values in (bins.predicted, bins.observed))
-        figure.add_scatter(x=x, y=y, mode="lines+markers", line=line, name=_plain(name), row=1, col=1)
+        figure.add_scatter(x=x, y=y, mode="lines+markers", line=line, name=plain(name), row=1, col=1)
         counts = [bins.counts[i] for i in at]
         figure.add_scatter(x=x, y=counts, mode="lines+markers", line=line, showlegend=False, row=2, col=1)
     figure.update_yaxes(title_text="observed share", range=[0, 1], row=1, col=1)
     figure.update_yaxes(title_text="pixels", type="log", exponentformat="power", nticks=4, row=2, col=1)
     figure.update_xaxes(range=[0, 1], row=1, col=1)
     figure.update_xaxes(title_text="predicted probability", range=[0, 1], row=2, col=1)
-    return _laid_out(figure, legend=True, height=460)
+    return laid_out(figure, legend=True, height=460)
 
 
 def risk_coverage(by_name: Mapping[str, ErrorFindingInput]) -> go.Figure:
@@ -121,9 +121,9 @@ def risk_coverage(by_name: Mapping[str, ErrorFindingInput]) -> go.Figure:
     figure = go.Figure()
     for index, (name, found) in enumerate(by_name.items()):
         x, y = ([100 * value for value in values] for values in (found.coverage, found.risk))
-        figure.add_scatter(x=x, y=y, mode="lines", line=_line(index), name=_plain(name))
+        figure.add_scatter(x=x, y=y, mode="lines", line=_line(index), name=plain(name))
     figure.update_yaxes(rangemode="tozero")
-    return _laid_out(
+    return laid_out(
         figure, "% of pixels kept, the most certain first", "% of them wrong", x_range=(0, 100), legend=True
     )
 
@@ -150,8 +150,8 @@ def node_categories(nodes: Sequence[NodeInput]) -> go.Figure:
             col=column,
         )
         figure.update_xaxes(title_text=category, range=[0, DIAMOND_AT + 0.15], tickvals=[0, 0.5, 1], row=1, col=column)
-    _rows(figure, [node.name for node in nodes])
-    return _laid_out(figure, height=110 + ROW_PX * len(nodes))
+    name_rows(figure, [node.name for node in nodes])
+    return laid_out(figure, height=110 + ROW_PX * len(nodes))
 
 
 def _node_bars(nodes: Sequence[NodeInput], category: str) -> go.Bar:
@@ -175,7 +175,7 @@ def stage_probabilities(probabilities: Mapping[str, float], stage_set: Sequence[
     opacity = [1 if not stage_set or stage in stage_set else PALE for stage in probabilities]
     figure = go.Figure(
         go.Bar(
-            x=[_plain(stage.split(":")[0]) for stage in probabilities],  # "outside: more than 9 …" is long
+            x=[plain(stage.split(":")[0]) for stage in probabilities],  # "outside: more than 9 …" is long
             y=list(probabilities.values()),
             marker={"color": BLUE, "opacity": opacity},
             text=[f"{value:.2f}" for value in probabilities.values()],
@@ -185,7 +185,7 @@ def stage_probabilities(probabilities: Mapping[str, float], stage_set: Sequence[
     )
     figure.update_xaxes(type="category")
     figure.update_yaxes(range=[0, 1.08], tickvals=[0, 0.25, 0.5, 0.75, 1])
-    return _laid_out(figure, "", "probability", height=280)
+    return laid_out(figure, "", "probability", height=280)
 
 
 def feature_positions(
@@ -207,15 +207,15 @@ def feature_positions(
             x=[percentile(value, training_range[names[row]], quantiles) for row, value in shown],
             y=[row for row, _ in shown],
             mode="markers",
-            name=_short(node.name),
+            name=short(node.name),
             marker={"symbol": symbols[index % len(symbols)], "size": 8, "color": SEVERAL[index % len(SEVERAL)]},
             customdata=[value for _, value in shown],
             hovertemplate="%{customdata:.4g}<extra>%{fullData.name}</extra>",
         )
-    _rows(figure, names)
+    name_rows(figure, names)
     figure.update_xaxes(tickvals=[0, 25, 50, 75, 100])
     height = 130 + 19 * len(names)
-    return _laid_out(figure, "percentile of the training data", "", x_range=(-8, 108), legend=True, height=height)
+    return laid_out(figure, "percentile of the training data", "", x_range=(-8, 108), legend=True, height=height)
 
 
 def percentile(value: float, values: Sequence[float], quantiles: Sequence[float]) -> float:
@@ -231,7 +231,7 @@ def percentile(value: float, values: Sequence[float], quantiles: Sequence[float]
     return float((same[0] + same[-1]) / 2 if same.size else np.interp(value, known, at))
 
 
-def _laid_out(
+def laid_out(
     figure: go.Figure,
     x_title: str | None = None,
     y_title: str | None = None,
@@ -258,19 +258,19 @@ def _laid_out(
     return figure
 
 
-def _rows(figure: go.Figure, names: Sequence[str]) -> None:
+def name_rows(figure: go.Figure, names: Sequence[str]) -> None:
     """Name the rows 0, 1, … of a figure from top to bottom; equal names stay apart."""
-    labels = [_short(name) for name in names]
+    labels = [short(name) for name in names]
     count = len(names)
     figure.update_yaxes(tickvals=list(range(count)), ticktext=labels, range=[count - 0.4, -0.6], zeroline=False)
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
     """A name that fits beside a plot, its beginning and its end kept."""
     half = NAME_CHARACTERS // 2
-    return _plain(name if len(name) <= NAME_CHARACTERS else f"{name[:half]}…{name[-half + 1 :]}")
+    return plain(name if len(name) <= NAME_CHARACTERS else f"{name[:half]}…{name[-half + 1 :]}")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that plotly shows as it is written: no tag, no formula."""
     return escape(text, quote=False).replace("$", "&#36;")

@@ -8,10 +8,8 @@ from typing import Any
 
 from digipath.training.bag_plan import BagPlan, BagRun, Snapshot, slides_by_class
 from digipath.training.bag_results import LEVELS, Chosen
-from digipath.training.grading_cards import DIGITS, TOLD
-from digipath.training.grading_plan import counted
+from digipath.training.grading_cards import DIGITS, TOLD, ending, heading, split_of, training_of
 from digipath.training.grading_results import ALL, Scores
-from digipath.training.manifest import PARTS
 
 UNCALIBRATED = "Not calibrated: probabilities rank slides, they are no frequencies."
 RANDOM = "It sees tiles drawn at random: another seed may give another answer, more so on large slides."
@@ -40,7 +38,7 @@ def network_card(
         "schedule": dict(trained["schedule"]),
     }
     return {
-        **_heading(plan, name, "network"),
+        **heading(plan, name, "network", "bag", plan.config.data.classes),
         "network": config.network.spec(len(config.data.classes), config.bags.crop),
         "input": _input(plan, run, trained),
         "file": f"{name}.weights.h5",
@@ -49,13 +47,13 @@ def network_card(
         "sha256": file["sha256"],
         "sha256_reason": None,
         "training": {
-            **_training(plan),
+            **training_of(plan),
             "seed": run.seed,
             "epoch": file["epoch"],
             **{key: trained[key] for key in kept},
             "settings": settings,
         },
-        **_ending(plan, metrics),
+        **ending(plan, metrics, _limits(plan)),
     }
 
 
@@ -67,24 +65,24 @@ def ensemble_card(
     finest = min(runs.values(), key=lambda run: run.mpp)
     seeds = dict.fromkeys(run.seed for run in runs.values())
     return {
-        **_heading(plan, plan.config.card.name, "ensemble"),
+        **heading(plan, plan.config.card.name, "ensemble", "bag", plan.config.data.classes),
         "members": [f"{plan.config.card.name}-{name}" for name in runs],
         "input": _input(plan, finest, records[finest.name]),
         "training": {
-            **_training(plan),
+            **training_of(plan),
             "seed": list(seeds),
             "mpps": sorted({run.mpp for run in runs.values()}),
             "left_out": [name for name in chosen.validation if name not in chosen.kept],
             "chosen_by": f"{plan.config.ensemble.measure} on the validation slides",
         },
-        **_ending(plan, metrics),
+        **ending(plan, metrics, _limits(plan)),
     }
 
 
 def validation_metrics(plan: BagPlan, chosen: Chosen, name: str) -> list[dict[str, Any]]:
     """What a snapshot scored on the validation slides, by which it stayed or was left out."""
     role = "stayed in" if name in chosen.kept else "was left out of"
-    split = f"{_split(plan)}; validation: not trained on, by these slides it {role} the ensemble"
+    split = f"{split_of(plan)}; validation: not trained on, by these slides it {role} the ensemble"
     return [
         _metric(f"{TOLD[key]}, slides, validation", value, _data(plan, "validation"), split)
         for key, value in chosen.validation[name].items()
@@ -94,7 +92,7 @@ def validation_metrics(plan: BagPlan, chosen: Chosen, name: str) -> list[dict[st
 
 def test_metrics(plan: BagPlan, found: Scores) -> list[dict[str, Any]]:
     """Metrics of a snapshot, or of the ensemble, on the test slides, with bootstrap intervals by case."""
-    split = f"{_split(plan)}; test: held out, which nothing in training or choosing saw"
+    split = f"{split_of(plan)}; test: held out, which nothing in training or choosing saw"
     made = []
     for question, levels in found.items():
         for level in LEVELS:
@@ -117,13 +115,6 @@ def _data(plan: BagPlan, part: str) -> str:
     return f"{plan.manifest.path.name}: {slides_by_class(getattr(plan.split, part), plan.config.data.classes)}"
 
 
-def _heading(plan: BagPlan, name: str, kind: str) -> dict[str, Any]:
-    classes = list(plan.config.data.classes)
-    said = {"schema": 1, "name": name, "kind": kind, "task": plan.config.card.task, "output": "bag"}
-    # Of two classes the schema wants one called positive: the higher.
-    return {**said, "classes": classes, "positive": classes[-1] if len(classes) == 2 else None, "activation": "softmax"}
-
-
 def _input(plan: BagPlan, run: BagRun, trained: Mapping[str, Any]) -> dict[str, Any]:
     asked = plan.config.bags
     return {
@@ -132,6 +123,8 @@ def _input(plan: BagPlan, run: BagRun, trained: Mapping[str, Any]) -> dict[str, 
         "patch": asked.crop,
         "tile": asked.tile,
         "bag": asked.bag,
+        "groups": asked.groups,
+        "augment": asked.augment,
         "least_tissue": asked.least_tissue,
         "tissue": asked.tissue,
         "augmentation": _augmentation(plan),
@@ -145,36 +138,10 @@ def _augmentation(plan: BagPlan) -> dict[str, Any] | None:
     return None if plan.config.augmentation is None else asdict(plan.config.augmentation)
 
 
-def _training(plan: BagPlan) -> dict[str, Any]:
-    manifest = plan.manifest
-    data = f"{counted(manifest.cases)}; manifest {manifest.path.name}, sha256 {manifest.sha256}"
-    parts = ", ".join(f"{part} {counted(getattr(plan.split, part))}" for part in PARTS)
-    return {"data": data, "split": f"{_split(plan)}: {parts}"}
-
-
-def _split(plan: BagPlan) -> str:
-    if any(case.fold is not None for case in plan.manifest.cases):
-        return "one split by patient, the manifest's own"
-    return f"one split by patient, alike for every label and type, seed {plan.config.split.seed}"
-
-
-def _ending(plan: BagPlan, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    card, network = plan.config.card, plan.config.network
-    limits = [
-        f"Made from {counted(plan.manifest.cases)}: other stains, scanners, organs and laboratories are untested.",
-        RANDOM,
-        UNCALIBRATED,
-    ]
-    if network.frozen:
-        begins = "random weights" if network.encoder is None else f"those of {network.encoder}"
-        limits.append(f"Only pooling and head were trained on slides; the embedder's weights are {begins}.")
-    return {
-        "licence": card.licence,
-        "citation": card.citation,
-        "metrics": list(metrics),
-        "calibration": None,
-        "conformal": None,
-        "readouts": [],
-        "intended_use": card.intended_use,
-        "limits": [*card.limits, *limits],
-    }
+def _limits(plan: BagPlan) -> list[str]:
+    network = plan.config.network
+    if not network.frozen:
+        return [RANDOM, UNCALIBRATED]
+    begins = "random weights" if network.encoder is None else f"those of {network.encoder}"
+    frozen = f"Only pooling and head were trained on slides; the embedder's weights are {begins}."
+    return [RANDOM, UNCALIBRATED, frozen]

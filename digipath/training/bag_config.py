@@ -22,7 +22,6 @@ from digipath.training.sections import NONE, T, parsed, read_toml, typed
 from digipath.training.tile_draw import LEAST_LABEL
 
 TASK = "bags"
-POOLINGS = ("max-mean", "gated-attention")
 SCALINGS = ("training", "encoder")
 MEASURES = ("macro_auroc", "balanced_accuracy")
 PRESET = "colour-jitter"
@@ -113,9 +112,8 @@ class BagNetworkSettings:
 
     def check(self) -> None:
         """Refuse what cannot be; what the network itself refuses is seen when it is built."""
-        for name, known in (("pooling", POOLINGS), ("scaling", SCALINGS)):
-            if getattr(self, name) not in known:
-                raise BadInput(f"expected {name} to be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.scaling not in SCALINGS:
+            raise BadInput(f"expected scaling to be one of {', '.join(SCALINGS)}, got {self.scaling!r}")
         if self.scaling == "encoder" and self.encoder is None:
             raise BadInput('expected an encoder, whose card states the scaling, with scaling = "encoder"')
         if self.remat and self.frozen:

@@ -1,6 +1,6 @@
 """`train` by bags: manifest → split → tiles → a network for each magnification → choice → scores → cards, in a folder.
 
-    tiles.csv                            how many tiles each slide has at each magnification
+    tiles.csv, tiles.npz                 how many tiles each slide has at each magnification, and which
     runs/<run>/                          one network each: checkpoint, history, curves, snapshots, and where the
                                          embedder is frozen, embeddings (see `digipath.training.frozen_bags`)
     scores/<part>/<snapshot>.npz         what each snapshot says of validation slides; those that stay, of test slides
@@ -16,26 +16,23 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from digipath.case import Case
-from digipath.files import made_folder, read_json, write_atomically
+from digipath.files import made_folder, write_atomically
 from digipath.training.bag_config import BagConfig
 from digipath.training.bag_outcome import write_outcome
 from digipath.training.bag_plan import BagPlan, CellsBySlide, prepare_bags, survey
 from digipath.training.bag_results import bag_scores, chosen
-from digipath.training.experiment import OWNED, TrainingResult, flat
+from digipath.training.experiment import TrainingResult
+from digipath.training.grading_experiment import in_folder
 from digipath.training.grading_pages import write_bag_page
 from digipath.training.manifest import PARTS
 from digipath.values import Cancel, ProgressCallback
 
-TABLE, PAGE = "tiles.csv", "evaluation.html"
+TABLE, CELLS, PAGE = "tiles.csv", "tiles.npz", "evaluation.html"
 
 
 def train_by_bags(
@@ -52,22 +49,11 @@ def train_by_bags(
     Args and Raises: as `digipath.train`, which comes here for `task = "bags"`.
     """
     plan = prepare_bags(config, seed=seed)
-    folder = Path(out) if out is not None else Path.cwd() / f"{plan.config.card.name}.training"
-    identity = {
-        "manifest": {"sha256": plan.manifest.sha256},
-        "config": flat({**plan.config.record(), "card": {"name": plan.config.card.name}}),
-        "digipath": version("digipath"),
-    }
-    with Case(folder, "train", identity, owned=(*OWNED, TABLE, PAGE), resume=resume) as case:
-        if not case.done or _reworded(plan, folder):
-            _train(plan, folder, progress, cancel)
-    return TrainingResult(folder)
 
+    def train(folder: Path) -> None:
+        _train(plan, folder, progress, cancel)
 
-def _reworded(plan: BagPlan, folder: Path) -> bool:
-    """Whether the cards of a finished training have other words than [card] has now."""
-    words = json.loads(json.dumps(asdict(plan.config.card)))  # tuples as they are read back
-    return bool(read_json(folder / "results.json")["config"]["card"] != words)
+    return in_folder(plan, out, train, own=(TABLE, CELLS, PAGE), resume=resume)
 
 
 def _train(plan: BagPlan, folder: Path, progress: ProgressCallback | None, cancel: Cancel | None) -> None:
@@ -76,7 +62,7 @@ def _train(plan: BagPlan, folder: Path, progress: ProgressCallback | None, cance
     began = time.perf_counter()
     for name in ("runs", "scores/validation", "scores/test", "weights"):
         made_folder(folder / name)
-    cells = survey(plan, progress=progress, cancel=cancel)
+    cells = survey(plan, kept=folder / CELLS, progress=progress, cancel=cancel)
     write_atomically(folder / TABLE, _table(plan, cells))
     bench = BagBench(plan, cells, folder / "weights", progress, cancel)
     records: dict[str, dict[str, Any]] = {}

@@ -6,22 +6,30 @@ after the one ten epochs before; the worst of these on the validation slides are
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from digipath.errors import BadInput, ResolutionTooLow
+from digipath.files import write_atomically
 from digipath.networks import LONGEST_REASON
 from digipath.runtime import without_startup_notices
+from digipath.slide import open_slide
+from digipath.tiling import tiles_at
 from digipath.training.bag_config import BagConfig, mpp_name, read_bag_config
 from digipath.training.grading_plan import SEEDS, counted, encoder_card
 from digipath.training.manifest import PARTS, Manifest, TrainingCase
 from digipath.training.schedule import Schedule
 from digipath.training.splits import Split, holdout
-from digipath.training.tile_draw import find_tiles
-from digipath.values import Cancel, Progress, ProgressCallback
+from digipath.training.tile_draw import Cell, look_at_each
+from digipath.values import Cancel, ProgressCallback
 
-Cells = tuple[tuple[int, int], ...]
+Cells = tuple[Cell, ...]
 CellsBySlide = Mapping[str, Cells]  # by the name of the case
 LAST = "last"
 
@@ -115,7 +123,7 @@ def prepare_bags(config: BagConfig | str | Path, *, seed: int | None = None) -> 
 
 
 def plan_bags(config: BagConfig) -> tuple[BagRun, ...]:
-    """The networks in the order in which they are trained, the finest first as they are named."""
+    """The networks in the order in which they are trained: that of the configuration."""
     return tuple(
         BagRun(name, mpp, config.seed * SEEDS + number, tuple(_snapshot(name, n) for n in config.schedule.snapshots))
         for number, (name, mpp) in enumerate((mpp_name(mpp), mpp) for mpp in config.bags.mpps)
@@ -123,29 +131,66 @@ def plan_bags(config: BagConfig) -> tuple[BagRun, ...]:
 
 
 def survey(
-    plan: BagPlan, *, progress: ProgressCallback | None = None, cancel: Cancel | None = None
+    plan: BagPlan, *, kept: Path | None = None, progress: ProgressCallback | None = None, cancel: Cancel | None = None
 ) -> dict[float, CellsBySlide]:
-    """The tiles of every slide at every magnification, by (row, column), which looks at all slides.
+    """The tiles of every slide at every magnification, by (row, column): one look at each slide.
+
+    Args:
+        kept: a file for what was found, which is read where it is there.
 
     Raises:
-        BadInput: a slide without tiles at a magnification. Cancelled. SlideUnreadable, …: about a case's files.
+        BadInput: a slide without tiles at a magnification, or a damaged file. Cancelled. SlideUnreadable, …: about a
+            case's files.
     """
-    cases = [replace(case, annotation=None) for case in plan.manifest.cases]  # a slide counts as a whole
-    found: dict[float, CellsBySlide] = {}
-    for run in plan.runs:
-        told = None if progress is None else _looking(progress, run)
-        rule = plan.config.bags.rule(run.mpp)
-        tiles = find_tiles(cases, rule, classes=plan.config.data.classes, progress=told, cancel=cancel)
-        own: dict[str, list[tuple[int, int]]] = {case.name: [] for case in cases}
-        for tile in tiles:
-            own[cases[tile.case].name].append(tile.cell)
-        if empty := [case for case in cases if not own[case.name]]:
+    cases, mpps = plan.manifest.cases, [run.mpp for run in plan.runs]
+    if kept is not None and kept.exists():
+        return _read_cells(kept, cases, mpps)
+
+    def look(case: TrainingCase) -> list[NDArray[np.int64]]:
+        with open_slide(case.slide, mpp=case.mpp) as slide:
+            return [tiles.cells for tiles in tiles_at(slide, plan.config.bags.rule(mpps[0]), mpps)]
+
+    def count(cells: Sequence[NDArray[np.int64]]) -> int:
+        return sum(map(len, cells))
+
+    looked = look_at_each(cases, look, count=count, progress=progress, cancel=cancel)
+    for at, mpp in enumerate(mpps):
+        if empty := [case for case, cells in zip(cases, looked, strict=True) if not len(cells[at])]:
             raise BadInput(
-                f"expected tiles on every slide at {run.mpp:g} µm/px, {len(empty)} of {len(cases)} have none; leave "
-                f"them out, lower least_tissue, or leave {run.mpp:g} out of mpps: {empty[0].slide}"
+                f"expected tiles on every slide at {mpp:g} µm/px, {len(empty)} of {len(cases)} have none; leave "
+                f"them out, lower least_tissue, or leave {mpp:g} out of mpps: {empty[0].slide}"
             )
-        found[run.mpp] = {name: tuple(of) for name, of in own.items()}
-    return found
+    if kept is not None:
+        stream = io.BytesIO()
+        np.savez_compressed(
+            stream, allow_pickle=False,
+            **{_key(at, number): cells for number, own in enumerate(looked) for at, cells in enumerate(own)},
+        )  # fmt: skip
+        write_atomically(kept, stream.getvalue())
+    return {
+        mpp: {case.name: _pairs(cells[at]) for case, cells in zip(cases, looked, strict=True)}
+        for at, mpp in enumerate(mpps)
+    }
+
+
+def _read_cells(path: Path, cases: Sequence[TrainingCase], mpps: Sequence[float]) -> dict[float, CellsBySlide]:
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return {
+                mpp: {case.name: _pairs(found[_key(at, number)]) for number, case in enumerate(cases)}
+                for at, mpp in enumerate(mpps)
+            }
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(f"kept tiles of slides are damaged ({error}); remove the file to look anew: {path}") from error
+
+
+def _key(mpp: int, case: int) -> str:
+    """The name of an array in the file, by the numbers of magnification and case."""
+    return f"{mpp}-{case}"
+
+
+def _pairs(cells: NDArray[np.int64]) -> Cells:
+    return tuple((int(row), int(column)) for row, column in cells)
 
 
 def slides_by_class(cases: Sequence[TrainingCase], classes: Sequence[str]) -> str:
@@ -156,10 +201,6 @@ def slides_by_class(cases: Sequence[TrainingCase], classes: Sequence[str]) -> st
 
 def _snapshot(run: str, before: int) -> Snapshot:
     return Snapshot(f"{run}-{LAST}" if before == 0 else f"{run}-minus-{before}", before)
-
-
-def _looking(progress: ProgressCallback, run: BagRun) -> ProgressCallback:
-    return lambda r: progress(Progress(r.done, r.total, r.rate, f"looking at slides, {run.name}: {r.message}"))
 
 
 def _manifest(config: BagConfig) -> Manifest:

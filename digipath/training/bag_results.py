@@ -95,4 +95,3 @@ def score_rows(plan: BagPlan, found: BagScores) -> str:
                 about = [name, mpp, question, level, record["scores"]["count"]]
                 table.writerows([*about, *cells] for cells in interval_cells(record))
     return text.getvalue()
-

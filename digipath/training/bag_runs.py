@@ -26,7 +26,7 @@ from digipath.training.grading_results import Answers
 from digipath.training.manifest import TrainingCase
 from digipath.training.objective import Objective, class_weights, classification
 from digipath.training.tile_source import BagSource, channel_scaling
-from digipath.training.trained import RECORD, Encoder, encoder_of, named, versions
+from digipath.training.trained import RECORD, Encoder, encoder_of, failures_of, named, versions
 from digipath.values import Cancel, ProgressCallback, Scaling
 from digipath.weights import load_card, sha256_of
 
@@ -103,7 +103,7 @@ def answers_of(snapshot: Snapshot, bench: BagBench, part: str, path: Path) -> An
     graders = bag_networks.published(str(bench.weights / f"{plan.name(snapshot)}.json"))
     (card,) = graders.cards
     network, rule = bag_networks.load(card, graders.choice), bag_networks.bag_rule(card)
-    draw = BagDraw(plan.config.bags.groups, None, plan.config.bags.augment, plan.config.split.seed)
+    draw = BagDraw(seed=plan.config.split.seed)
     groups = made_folder(path.with_suffix(""))  # so that a run that stops goes on after the last group
     found = []
     for number, case in enumerate(cases):
@@ -175,7 +175,7 @@ def _fit(
     with ExitStack() as stack:
         training = stack.enter_context(_source(run, bench, "train"))
         validation = stack.enter_context(_source(run, bench, "validation"))
-        try:
+        with failures_of(training, validation):
             return fit(
                 spec,
                 lambda first: feed(training, first=first),
@@ -190,12 +190,6 @@ def _fit(
                 progress=named(bench.progress, run.name),
                 cancel=bench.cancel,
             )
-        except Exception:
-            # A framework reports a tile that could not be read as an error of its own.
-            for source in (training, validation):
-                if source.failure is not None:
-                    raise source.failure from None
-            raise
 
 
 def _fit_frozen(

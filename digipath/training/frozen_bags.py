@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -107,9 +107,7 @@ def fit_frozen(
         As `fit`; SlideUnreadable, … about a case.
     """
     network = _embedder(network_spec, folder, seeds[0], encoder)
-    embed = keras_predictor(
-        parts(network).embedder, views.crop_px, scale=views.scale, offset=views.offset, batch=BATCH
-    )
+    embed = keras_predictor(parts(network).embedder, views.crop_px, scale=views.scale, offset=views.offset, batch=BATCH)
     files = {}
     for part, slides, seed in (("train", training, seeds[0]), ("validation", validation, seeds[1])):
         asked = views if part == "train" else replace(views, count=1)
@@ -163,14 +161,12 @@ def embeddings(
     began, done = time.perf_counter(), 0
     with ThreadPoolExecutor(1) as pool:
         try:
-            jobs = [(number, view) for number in todo for view in range(views.count)]
-            read = ahead(pool, lambda job: _view(slides, views, *job, seed), jobs, AHEAD)
             for number in todo:
                 found = []
-                for _ in range(views.count):
+                for tiles in _read(slides, views, number, seed, pool):
                     if cancel is not None and cancel():
                         raise Cancelled("cancelled while tiles are embedded; the same call goes on with this slide")
-                    found.append(_embedded(embed, next(read)))
+                    found.append(_embedded(embed, tiles))
                 stream = io.BytesIO()
                 np.save(stream, np.stack(found), allow_pickle=False)
                 write_atomically(files[number], stream.getvalue())
@@ -261,8 +257,10 @@ def _whole(network: keras.Model, head: keras.Model, weights: Path, file: Path) -
     return file
 
 
-def _view(slides: Slides, views: Views, number: int, view: int, seed: int) -> NDArray[np.uint8]:
-    """One view of a slide, (tiles, P, P, 3) uint8."""
+def _read(
+    slides: Slides, views: Views, number: int, seed: int, pool: ThreadPoolExecutor
+) -> Iterator[NDArray[np.uint8]]:
+    """The views of a slide, (tiles, P, P, 3) uint8 each; one is read while another is used."""
     cells = slides.cells[number]
     source = BagSource(
         [slides.cases[number]],
@@ -277,7 +275,7 @@ def _view(slides: Slides, views: Views, number: int, view: int, seed: int) -> ND
         shuffle=False,
     )
     with source:
-        return source.sample(view)[0].astype(np.uint8)
+        yield from ahead(pool, lambda view: source.sample(view)[0].astype(np.uint8), range(views.count), AHEAD)
 
 
 def _embedded(embed: Predictor, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:

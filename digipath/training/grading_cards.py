@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from digipath.training.bag_plan import BagPlan
 from digipath.training.grading_config import ELSEWHERE
 from digipath.training.grading_plan import GraderRun, NetworkRun, TilePlan, Tiles, counted, tiles_by_class
 from digipath.training.grading_results import ALL, LEVELS, REST, TOP, Scores, by_way, values
@@ -56,7 +57,7 @@ def network_card(
     }
     kept = ("epochs", "best_epoch", "stopped", "minutes", "encoder", "versions")
     return {
-        **_heading(plan, name, "network", run.classes),
+        **heading(plan, name, "network", "tile", run.classes),
         "network": network.spec(len(run.classes)),
         "input": {**_input(plan), **scaling},
         "file": f"{name}.weights.h5",
@@ -65,13 +66,13 @@ def network_card(
         "sha256": trained["sha256"],
         "sha256_reason": None,
         "training": {
-            **_training(plan),
+            **training_of(plan),
             "tiles": {part: tiles_by_class(tiles, run.classes) for part, tiles in own.items()},
             "seed": run.seed,
             **{key: trained[key] for key in kept},
             "settings": settings,
         },
-        **_ending(plan, metrics),
+        **ending(plan, metrics, _limits(plan)),
     }
 
 
@@ -79,11 +80,11 @@ def modular_card(plan: TilePlan, run: GraderRun, *, metrics: Sequence[Mapping[st
     """The card of two networks that answer as one."""
     network = run.arm.network
     return {
-        **_heading(plan, plan.name(run), "modular", plan.config.data.classes),
+        **heading(plan, plan.name(run), "modular", "tile", plan.config.data.classes),
         "members": [plan.name(one) for one in run.networks],
         "input": {**_input(plan), "scale": network.scale, "offset": network.offset},
-        "training": {**_training(plan), "seed": [one.seed for one in run.networks]},
-        **_ending(plan, metrics),
+        "training": {**training_of(plan), "seed": [one.seed for one in run.networks]},
+        **ending(plan, metrics, _limits(plan)),
     }
 
 
@@ -109,7 +110,7 @@ def _metrics(
     plan: TilePlan, run: GraderRun, found: Mapping[str, Scores], drawn: Mapping[str, Tiles], asked: Sequence[str]
 ) -> list[dict[str, Any]]:
     same = by_way(plan.runs)[run.arm.name, run.scheme]
-    split = f"{_split(plan)}; test: held out, which nothing in training saw"
+    split = f"{split_of(plan)}; test: held out, which nothing in training saw"
     if len(same) > 1:
         split += f"; spread: standard deviation over {len(same)} trainings with other seeds"
     tiles = tiles_by_class(drawn["test"], plan.config.data.classes)
@@ -131,8 +132,10 @@ def _metrics(
     return made
 
 
-def _heading(plan: TilePlan, name: str, kind: str, classes: Sequence[str]) -> dict[str, Any]:
-    said = {"schema": 1, "name": name, "kind": kind, "task": plan.config.card.task, "output": "tile"}
+def heading(plan: TilePlan | BagPlan, name: str, kind: str, output: str, classes: Sequence[str]) -> dict[str, Any]:
+    """How a card begins. output: "tile" or "bag"."""
+    said = {"schema": 1, "name": name, "kind": kind, "task": plan.config.card.task, "output": output}
+    # Of two classes the schema wants one called positive: the higher.
     positive = classes[-1] if len(classes) == 2 else None
     return {**said, "classes": list(classes), "positive": positive, "activation": "softmax"}
 
@@ -143,26 +146,25 @@ def _input(plan: TilePlan) -> dict[str, Any]:
     return {"modality": "slide", **tile, "least_tissue": asked.least_tissue, "tissue": asked.tissue, "stain": None}
 
 
-def _training(plan: TilePlan) -> dict[str, Any]:
+def training_of(plan: TilePlan | BagPlan) -> dict[str, Any]:
+    """What a card says of the cases."""
     manifest = plan.manifest
     data = f"{counted(manifest.cases)}; manifest {manifest.path.name}, sha256 {manifest.sha256}"
     parts = ", ".join(f"{part} {counted(getattr(plan.split, part))}" for part in PARTS)
-    return {"data": data, "split": f"{_split(plan)}: {parts}"}
+    return {"data": data, "split": f"{split_of(plan)}: {parts}"}
 
 
-def _split(plan: TilePlan) -> str:
+def split_of(plan: TilePlan | BagPlan) -> str:
+    """How cases were parted, in words."""
     if any(case.fold is not None for case in plan.manifest.cases):
         return "one split by patient, the manifest's own"
     return f"one split by patient, alike for every label and type, seed {plan.config.split.seed}"
 
 
-def _ending(plan: TilePlan, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    card, cases = plan.config.card, plan.manifest.cases
-    limits = [f"Made from {counted(cases)}: other stains, scanners, organs and laboratories are untested."]
-    if plan.config.data.folder is not None:
-        limits.append(EACH_A_PATIENT)
-    elif any(case.annotation is None for case in cases):
-        limits.append(COARSE)
+def ending(plan: TilePlan | BagPlan, metrics: Sequence[Mapping[str, Any]], limits: Sequence[str]) -> dict[str, Any]:
+    """How a card ends. limits: besides those of the configuration, and of the number of cases."""
+    card = plan.config.card
+    few = f"Made from {counted(plan.manifest.cases)}: other stains, scanners, organs and laboratories are untested."
     return {
         "licence": card.licence,
         "citation": card.citation,
@@ -171,5 +173,12 @@ def _ending(plan: TilePlan, metrics: Sequence[Mapping[str, Any]]) -> dict[str, A
         "conformal": None,
         "readouts": [],
         "intended_use": card.intended_use,
-        "limits": [*card.limits, *limits, UNCALIBRATED],
+        "limits": [*card.limits, few, *limits],
     }
+
+
+def _limits(plan: TilePlan) -> list[str]:
+    if plan.config.data.folder is not None:
+        return [EACH_A_PATIENT, UNCALIBRATED]
+    coarse = any(case.annotation is None for case in plan.manifest.cases)
+    return [COARSE, UNCALIBRATED] if coarse else [UNCALIBRATED]

@@ -1,6 +1,6 @@
 """`train` of tile classifiers: manifest → split → tiles → networks → scores on held-out tiles → cards, in one folder.
 
-    tiles.csv                  the tiles that were drawn, with their part and class
+    tiles.csv, tiles.sha256    the tiles that were drawn, with their part and class; drawn anew if somebody changed it
     runs/<run>/                one network each: checkpoint, history, curves (see `digipath.training.fit`)
     scores/<grader>.npz        what each grader says of the test tiles, from which all scores follow
     weights/<name>.json        cards with their .weights.h5; `digipath grade --weights` takes them
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -22,16 +23,17 @@ from typing import Any
 
 from digipath.case import Case
 from digipath.files import read_json
+from digipath.training.bag_plan import BagPlan
 from digipath.training.experiment import OWNED, TrainingResult, flat
 from digipath.training.grading_config import TileConfig
 from digipath.training.grading_outcome import write_outcome
 from digipath.training.grading_pages import write_page
 from digipath.training.grading_plan import TilePlan, prepare_tiles
-from digipath.training.grading_results import scored
+from digipath.training.grading_results import comparisons, scored
 from digipath.training.grading_tiles import kept_or_drawn
 from digipath.values import Cancel, ProgressCallback
 
-TABLE, PAGE = "tiles.csv", "evaluation.html"
+TABLE, DIGEST, PAGE = "tiles.csv", "tiles.sha256", "evaluation.html"
 
 
 def train_tiles(
@@ -48,19 +50,34 @@ def train_tiles(
     Args and Raises: as `digipath.train`, which comes here for `task = "tiles"`.
     """
     plan = prepare_tiles(config, seed=seed)
+
+    def train(folder: Path) -> None:
+        _train(plan, folder, progress, cancel)
+
+    return in_folder(plan, out, train, own=(TABLE, DIGEST, PAGE), resume=resume)
+
+
+def in_folder(
+    plan: TilePlan | BagPlan, out: str | Path | None, train: Callable[[Path], None], *, own: Sequence[str], resume: bool
+) -> TrainingResult:
+    """Train what is planned in its folder, go on there, or write its cards anew where their words have changed.
+
+    Args:
+        own: names in the folder besides those that all trainings have.
+    """
     folder = Path(out) if out is not None else Path.cwd() / f"{plan.config.card.name}.training"
     identity = {
         "manifest": {"sha256": plan.manifest.sha256},
         "config": flat({**plan.config.record(), "card": {"name": plan.config.card.name}}),
         "digipath": version("digipath"),
     }
-    with Case(folder, "train", identity, owned=(*OWNED, TABLE, PAGE), resume=resume) as case:
+    with Case(folder, "train", identity, owned=(*OWNED, *own), resume=resume) as case:
         if not case.done or _reworded(plan, folder):
-            _train(plan, folder, progress, cancel)
+            train(folder)
     return TrainingResult(folder)
 
 
-def _reworded(plan: TilePlan, folder: Path) -> bool:
+def _reworded(plan: TilePlan | BagPlan, folder: Path) -> bool:
     """Whether the cards of a finished training have other words than [card] has now."""
     words = json.loads(json.dumps(asdict(plan.config.card)))  # tuples as they are read back
     return bool(read_json(folder / "results.json")["config"]["card"] != words)
@@ -79,5 +96,6 @@ def _train(plan: TilePlan, folder: Path, progress: ProgressCallback | None, canc
         records |= train_grader(run, bench, folder / "runs")
     answers = {run.name: answers_of(run, bench, folder / "scores" / f"{run.name}.npz") for run in plan.runs}
     found = {name: scored(one, plan.config.data.classes) for name, one in answers.items()}
-    write_page(plan, folder / PAGE, answers[plan.shipped.name], found)
-    write_outcome(plan, folder, drawn, records, found, seconds=time.perf_counter() - began)
+    compared = comparisons(plan.runs, found)
+    write_page(plan, folder / PAGE, answers[plan.shipped.name], found, compared)
+    write_outcome(plan, folder, drawn, records, found, compared=compared, seconds=time.perf_counter() - began)

@@ -16,7 +16,6 @@ from digipath.training.grading_results import (
     Compared,
     Scores,
     by_way,
-    comparisons,
     score_rows,
     values,
 )
@@ -29,16 +28,17 @@ def write_outcome(
     records: Mapping[str, Mapping[str, Any]],
     found: Mapping[str, Scores],
     *,
+    compared: Sequence[Compared],
     seconds: float,
 ) -> None:
     """Write cards with scores, `results.json`, `scores.csv` and `summary.md`.
 
     Args:
         drawn: tiles by part. records: of the networks by their names. found: scores of the graders by theirs.
+        compared: these with each other.
         seconds: that the last attempt took.
     """
     names = _write_cards(plan, folder / "weights", drawn, records, found)
-    compared = comparisons(plan.runs, found)
     record = {
         "name": plan.config.card.name,
         "cards": names,

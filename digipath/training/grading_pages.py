@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from digipath.files import write_atomically
+from digipath.measure.grading_intervals import LEVEL
 from digipath.measure.grading_scores import RocCurves, roc_curves
 from digipath.measure.repeated_runs import AblationRow as Ablated
 from digipath.report import (
@@ -30,7 +31,6 @@ from digipath.training.grading_results import (
     Scores,
     asked_of,
     by_way,
-    comparisons,
     values,
 )
 
@@ -55,14 +55,16 @@ def levels_of(
     ]
 
 
-def write_page(plan: TilePlan, path: Path, answers: Answers, found: Mapping[str, Scores]) -> None:
+def write_page(
+    plan: TilePlan, path: Path, answers: Answers, found: Mapping[str, Scores], compared: Sequence[Compared]
+) -> None:
     """Write the page of a training of tile classifiers.
 
     Args:
-        answers: of the grader that is shipped. found: scores of all graders by name.
+        answers: of the grader that is shipped. found: scores of all graders by name. compared: with each other.
     """
     classes, ways = plan.config.data.classes, by_way(plan.runs)
-    compared = [one for one in comparisons(plan.runs, found) if one.level == TILE]
+    compared = [one for one in compared if one.level == TILE]
     runs = {
         key: {" ".join(way): values(names, found, *key) for way, names in ways.items()}
         for key in {(one.question, one.level, one.metric) for one in compared}
@@ -71,7 +73,7 @@ def write_page(plan: TilePlan, path: Path, answers: Answers, found: Mapping[str,
         title=plan.config.card.name,
         classes=classes,
         levels=levels_of(answers, found[plan.shipped.name], classes),
-        interval_level=0.95,
+        interval_level=LEVEL,
         resampled="patients",
         comparisons=comparison_inputs(compared, runs),
         notes=[f"Test tiles of {plan.manifest.path.name}, which no training saw; by the grader {plan.shipped.name}."],
@@ -91,7 +93,7 @@ def write_bag_page(plan: BagPlan, path: Path, found: Mapping[str, Answers], scor
         title=plan.config.card.name,
         classes=classes,
         levels=levels_of(voted(found), scored.together, classes),
-        interval_level=0.95,
+        interval_level=LEVEL,
         resampled="patients",
         ablations=[ablation_input(scored.ablation, "magnifications left out", name) for name in ABLATED],
         notes=[f"Test slides of {plan.manifest.path.name}, which no training saw; by the soft vote of {len(found)}."],
@@ -150,7 +152,7 @@ def _level(
 
 
 def _curves(found: RocCurves) -> dict[str, RocInput]:
-    curves = {**found.classes, "macro": found.macro}
+    curves = {**found.classes, "macro": found.macro, "macro, by threshold": found.macro_by_threshold}
     return {
         name: RocInput(curve.false_positive_rate.tolist(), curve.true_positive_rate.tolist(), curve.area)
         for name, curve in curves.items()

@@ -27,7 +27,7 @@ from digipath.measure.tile_grades import merged, merged_truth
 from digipath.training.grading_plan import GraderRun, Groups, modular_groups
 
 TILE, SLIDE, CASE = LEVELS = ("tile", "slide", "case")
-ALL, TOP, REST = QUESTIONS = ("all classes", "highest against the rest", "the rest apart")
+ALL, TOP, REST = ("all classes", "highest against the rest", "the rest apart")
 COMPARED = ("macro_accuracy", "accuracy", "macro_auroc")
 Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]  # of a grader: question → level → record, see `scored`
 

@@ -26,7 +26,7 @@ from digipath.training.grading_plan import GraderRun, NetworkRun, TilePlan, Tile
 from digipath.training.grading_results import Answers
 from digipath.training.objective import classification
 from digipath.training.tile_source import TileSource
-from digipath.training.trained import RECORD, Encoder, encoder_of, named, versions
+from digipath.training.trained import RECORD, Encoder, encoder_of, failures_of, named, versions
 from digipath.values import Cancel, Predictor, Progress, ProgressCallback
 from digipath.weights import sha256_of
 
@@ -113,28 +113,8 @@ def _chunks(source: TileSource) -> Iterator[tuple[int, list[tuple[int, NDArray[n
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for first in range(0, len(source), READ_AT_ONCE):
             numbers = range(first, min(first + READ_AT_ONCE, len(source)))
-            unreadable = source.unreadable
-            try:
-                read = list(zip(numbers, pool.map(partial(_pixels, source), numbers), strict=True))
-            except SlideUnreadable:
-                read = []
-            if not read or source.unreadable > unreadable:  # others took the place of some, which must not be scored
-                read = [(number, pixels) for number in numbers if (pixels := _own_pixels(source, number)) is not None]
-            yield numbers.stop, read
-
-
-def _pixels(source: TileSource, number: int) -> NDArray[np.uint8]:
-    return source.sample(number)[0].astype(np.uint8)
-
-
-def _own_pixels(source: TileSource, number: int) -> NDArray[np.uint8] | None:
-    """A tile's pixels, None where it cannot be read."""
-    unreadable = source.unreadable
-    try:
-        pixels = _pixels(source, number)
-    except SlideUnreadable:
-        return None
-    return pixels if source.unreadable == unreadable else None
+            tiles = zip(numbers, pool.map(source.tile, numbers), strict=True)
+            yield numbers.stop, [(number, pixels) for number, pixels in tiles if pixels is not None]
 
 
 def _train(run: NetworkRun, bench: Bench, folder: Path) -> dict[str, Any]:
@@ -174,7 +154,7 @@ def _fit(run: NetworkRun, bench: Bench, folder: Path, encoder: Encoder | None) -
     with ExitStack() as stack:
         training = stack.enter_context(_source(own["train"], plan, len(run.classes), run))
         validation = stack.enter_context(_source(own["validation"], plan, len(run.classes)))
-        try:
+        with failures_of(training, validation):
             return fit(
                 network.spec(len(run.classes)),
                 lambda first: feed(training, first=first),
@@ -189,12 +169,6 @@ def _fit(run: NetworkRun, bench: Bench, folder: Path, encoder: Encoder | None) -
                 progress=named(bench.progress, run.name),
                 cancel=bench.cancel,
             )
-        except Exception:
-            # A framework reports a tile that could not be read as an error of its own.
-            for source in (training, validation):
-                if source.failure is not None:
-                    raise source.failure from None
-            raise
 
 
 def _source(tiles: Tiles, plan: TilePlan, classes: int, run: NetworkRun | None = None) -> TileSource:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from digipath.files import write_atomically
 from digipath.training.grading_plan import TilePlan, Tiles
 from digipath.training.manifest import PARTS
 from digipath.training.tile_draw import LabelledTile, draw_tiles, find_tiles
-from digipath.values import Cancel, Progress, ProgressCallback
+from digipath.values import Cancel, ProgressCallback
 
+DIGEST = ".sha256"  # beside the table: what it was when it was written
 COLUMNS = ("part", "class", "slide", "patient", "row", "column")
 
 
@@ -25,9 +25,8 @@ def draw(plan: TilePlan, *, progress: ProgressCallback | None = None, cancel: Ca
         BadInput: a class of which a part has no tile. SlideUnreadable, BadAnnotation, …: about a case's files.
     """
     asked, cases = plan.config, plan.manifest.cases
-    told = None if progress is None else partial(_named, progress)
     classes, least = asked.data.classes, asked.data.least_label
-    found = find_tiles(cases, asked.tiles.rule, classes=classes, least_label=least, progress=told, cancel=cancel)
+    found = find_tiles(cases, asked.tiles.rule, classes=classes, least_label=least, progress=progress, cancel=cancel)
     part_of = {case.name: part for part in PARTS for case in getattr(plan.split, part)}
     candidates: dict[str, list[LabelledTile]] = {part: [] for part in PARTS}
     for tile in found:
@@ -45,7 +44,9 @@ def kept_or_drawn(
     if (kept := _read(path, plan)) is not None:
         return kept
     drawn = draw(plan, progress=progress, cancel=cancel)
-    write_atomically(path, tiles_table(plan, drawn))
+    table = tiles_table(plan, drawn)
+    write_atomically(path, table)
+    write_atomically(path.with_suffix(DIGEST), _digest(table.encode(), path))
     return drawn
 
 
@@ -63,19 +64,20 @@ def tiles_table(plan: TilePlan, drawn: Mapping[str, Tiles]) -> str:
 
 def _read(path: Path, plan: TilePlan) -> dict[str, Tiles] | None:
     """The tiles of a table, None where it is not there or somebody changed it: drawing anew gives the same."""
-    if not path.exists():
+    kept = path.with_suffix(DIGEST)
+    if not path.exists() or not kept.exists() or kept.read_text(encoding="utf-8") != _digest(path.read_bytes(), path):
         return None
     numbers = {case.name: number for number, case in enumerate(plan.manifest.cases)}
     found: dict[str, list[LabelledTile]] = {part: [] for part in PARTS}
-    try:
-        for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")):
-            cell = (int(row["row"]), int(row["column"]))
-            label = plan.config.data.classes.index(row["class"])
-            found[row["part"]].append(LabelledTile(numbers[row["slide"]], cell, label))
-    except (KeyError, ValueError, TypeError, csv.Error):
+    for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")):
+        label = plan.config.data.classes.index(row["class"])
+        found[row["part"]].append(LabelledTile(numbers[row["slide"]], (int(row["row"]), int(row["column"])), label))
+    own = {part: {numbers[case.name] for case in getattr(plan.split, part)} for part in PARTS}
+    if any(tile.case not in own[part] for part, tiles in found.items() for tile in tiles):
         return None
     return {part: tuple(tiles) for part, tiles in found.items()}
 
 
-def _named(progress: ProgressCallback, report: Progress) -> None:
-    progress(replace(report, message=f"looking for tiles: {report.message}"))
+def _digest(table: bytes, path: Path) -> str:
+    """As `sha256sum` prints it, which can check it."""
+    return f"{hashlib.sha256(table).hexdigest()}  {path.name}\n"

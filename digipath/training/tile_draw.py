@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import shapely
@@ -21,8 +22,10 @@ from digipath.slide import open_slide
 from digipath.tiling import TileRule, plan_tiles
 from digipath.training.graded_manifest import class_outlines
 from digipath.training.manifest import TrainingCase
-from digipath.values import Cancel, Progress, ProgressCallback
+from digipath.values import Cancel, Progress, ProgressCallback, Tiles
 
+R = TypeVar("R")
+Cell = tuple[int, int]  # row, column
 LEAST_LABEL = 0.9  # of a tile must lie in outlines of one class
 SHARES = (0.6, 0.2, 0.2)
 ROUNDING = 1e-6  # 90 % as drawn counts as 90 %
@@ -34,7 +37,7 @@ class LabelledTile:
     """A tile: the number of its case, its (row, column) in the slide's lattice of tiles, the number of its class."""
 
     case: int
-    cell: tuple[int, int]
+    cell: Cell
     label: int
 
 
@@ -60,30 +63,47 @@ def find_tiles(
         BadInput: least_label is out of (0, 1], or a label is no class. Cancelled: `cancel` said so. What
         `plan_tiles` raises; BadAnnotation, SlideNotFound, SlideUnreadable: about a case's files.
     """
-    began, found = time.perf_counter(), []
 
-    def of(number: int) -> list[LabelledTile]:
+    def labelled(case: TrainingCase) -> list[tuple[Cell, int]]:
+        return label_tiles(case, rule, classes=classes, least_label=least_label)
+
+    found = look_at_each(cases, labelled, count=len, progress=progress, cancel=cancel)
+    return tuple(LabelledTile(number, *tile) for number, tiles in enumerate(found) for tile in tiles)
+
+
+def look_at_each(
+    cases: Sequence[TrainingCase],
+    look: Callable[[TrainingCase], R],
+    *,
+    count: Callable[[R], int],
+    progress: ProgressCallback | None,
+    cancel: Cancel | None,
+) -> list[R]:
+    """What is found on each slide, in their order; some are looked at side by side. count: tiles in what was found."""
+    began, found, tiles = time.perf_counter(), [], 0
+
+    def asked(case: TrainingCase) -> R:
         if cancel is not None and cancel():
             raise Cancelled("cancelled while looking for tiles; nothing was kept")
-        tiles = label_tiles(cases[number], rule, classes=classes, least_label=least_label)
-        return [LabelledTile(number, cell, label) for cell, label in tiles]
+        return look(case)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         try:
-            for done, tiles in enumerate(pool.map(of, range(len(cases))), start=1):
-                found.extend(tiles)
+            for done, one in enumerate(pool.map(asked, cases), start=1):
+                found.append(one)
+                tiles += count(one)
                 if progress is not None:
                     rate = done / max(time.perf_counter() - began, 1e-9)
-                    progress(Progress(done, len(cases), rate, f"{len(found):,} tiles found"))
+                    progress(Progress(done, len(cases), rate, f"looking for tiles: {tiles:,} tiles found"))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return tuple(found)
+    return found
 
 
 def label_tiles(
     case: TrainingCase, rule: TileRule, *, classes: Sequence[str], least_label: float = LEAST_LABEL
-) -> list[tuple[tuple[int, int], int]]:
+) -> list[tuple[Cell, int]]:
     """The (row, column) and class of the tiles of one case that can be used, row by row.
 
     Of a case without outlines all tiles with enough tissue, by the case's label. With outlines those of which at
@@ -97,23 +117,39 @@ def label_tiles(
     with open_slide(case.slide, mpp=case.mpp) as slide:
         tiles = plan_tiles(slide, rule).tiles
         tile_l0 = tiles.tile_px * (1.0 if tiles.mpp is None else tiles.mpp / slide.require_mpp())
-    labels = labels_at(tiles.cells, tile_l0, case, classes=classes, least_label=least_label).tolist()
+        whole_l0 = only_tile_l0(tiles, slide.size_l0)
+    labels = labels_at(
+        tiles.cells, tile_l0, case, classes=classes, least_label=least_label, whole_l0=whole_l0
+    ).tolist()
     cells = [(int(row), int(column)) for row, column in tiles.cells]
     return [(cell, label) for cell, label in zip(cells, labels, strict=True) if label >= 0]
 
 
 def labels_at(
-    cells: NDArray[np.int64], tile_l0: float, case: TrainingCase, *, classes: Sequence[str], least_label: float
+    cells: NDArray[np.int64],
+    tile_l0: float,
+    case: TrainingCase,
+    *,
+    classes: Sequence[str],
+    least_label: float,
+    whole_l0: tuple[int, int] | None = None,
 ) -> NDArray[np.int64]:
     """(n,) number of the class of each tile of a case, −1 for tiles that are not of one class; see `label_tiles`.
 
     Args:
         cells: (n, 2) row and column of tiles of `tile_l0` level-0 pixels.
+        whole_l0: from `only_tile_l0`, for a slide that may fit into one tile.
     """
     if case.annotation is None:
         return np.full(len(cells), classes.index(str(case.label)))
-    covered = _covered(cells * tile_l0, tile_l0, _regions(case, classes))
+    width_l0, height_l0 = whole_l0 or (tile_l0, tile_l0)
+    covered = _covered(cells * tile_l0, (height_l0, width_l0), _regions(case, classes))
     return np.where(covered.max(axis=1) >= least_label - ROUNDING, covered.argmax(axis=1), -1)
+
+
+def only_tile_l0(tiles: Tiles, size_l0: tuple[int, int]) -> tuple[int, int] | None:
+    """(width, height) of a slide that fits into one tile, of which shares are told as in `Tiles.share`; else None."""
+    return size_l0 if max(tiles.shape_px) <= tiles.tile_px else None
 
 
 def draw_tiles(
@@ -193,11 +229,14 @@ def _regions(case: TrainingCase, classes: Sequence[str]) -> list[shapely.Geometr
 
 
 def _covered(
-    starts_l0: NDArray[np.floating], tile_l0: float, regions: Sequence[shapely.Geometry]
+    starts_l0: NDArray[np.floating], tile_l0: tuple[float, float], regions: Sequence[shapely.Geometry]
 ) -> NDArray[np.float64]:
-    """(n, classes) share of each tile, (row, column) of whose first corners are given, in the region of each class."""
+    """(n, classes) share of each tile, (row, column) of whose first corners are given, in the region of each class.
+
+    tile_l0: (rows, columns).
+    """
     top, left = starts_l0.T
-    boxes = shapely.box(left, top, left + tile_l0, top + tile_l0)
+    boxes = shapely.box(left, top, left + tile_l0[1], top + tile_l0[0])
     shares = np.zeros((len(boxes), len(regions)))
     for number, region in enumerate(regions):
         shapely.prepare(region)
@@ -205,5 +244,5 @@ def _covered(
         whole = shapely.contains_properly(region, boxes[met])
         shares[met[whole], number] = 1
         cut = met[~whole]
-        shares[cut, number] = shapely.area(shapely.intersection(region, boxes[cut])) / tile_l0**2
+        shares[cut, number] = shapely.area(shapely.intersection(region, boxes[cut])) / math.prod(tile_l0)
     return shares

@@ -23,10 +23,9 @@ from digipath.tiling import TileRule
 from digipath.training.data import Sample, Shape, Source
 from digipath.training.manifest import TrainingCase
 from digipath.training.readers import TILE_CACHE_BYTES, Readers
-from digipath.training.tile_draw import LabelledTile
+from digipath.training.tile_draw import Cell, LabelledTile
 from digipath.values import Patch
 
-Cell = tuple[int, int]
 RGB = tuple[float, float, float]
 TRIES = 64  # tiles read for one before its slides count as unreadable
 ORDER, CELLS, CHANGES = range(1, 4)  # streams of random numbers
@@ -177,6 +176,11 @@ class TileSource(_Tiles):
             self.failure = error
             raise
 
+    def tile(self, number: int) -> NDArray[np.uint8] | None:
+        """(P, P, 3) the tile of that number as it is; None where it cannot be read, no other takes its place."""
+        tile = self.tiles[number]
+        return self._read(tile.case, tile.cell)
+
     def names(self, samples: Sequence[int]) -> list[str]:
         """The case of each of these samples, by its name."""
         turns = (self._turn(index, len(self.tiles), self.shuffle) for index in samples)
@@ -262,12 +266,7 @@ class BagSource(_Tiles):
         """
         try:
             case = self._turn(index, len(self.cases), self.shuffle)
-            rng = np.random.default_rng((self.seed, CHANGES, index))
-            tiles = list(self._readable(case, index))
-            if not tiles:
-                raise _unreadable(self.cases[case], len(self.cells[case]))
-            picked = [tiles[number % len(tiles)] for number in range(self.bag)]
-            bag = np.stack([self._changed(tile, rng, self.crop_px) for tile in picked])
+            bag = np.stack(list(self._drawn(case, index)))
             return bag.astype(np.float32), _one_hot(self.labels[case], self.classes)
         except DigipathError as error:
             self.failure = error
@@ -277,16 +276,22 @@ class BagSource(_Tiles):
         """The case of each of these bags, by its name."""
         return [self.cases[self._turn(index, len(self.cases), self.shuffle)].name for index in samples]
 
-    def _readable(self, case: int, index: int) -> Iterator[NDArray[np.uint8]]:
-        """Up to `bag` tiles of a slide, none twice."""
-        cells, found = self.cells[case], 0
-        for at in np.random.default_rng((self.seed, CELLS, index)).permutation(len(cells)):
-            if found == self.bag:
-                return
-            pixels = self._read(case, cells[at])
-            if pixels is not None:
-                found += 1
-                yield pixels
+    def _drawn(self, case: int, index: int) -> Iterator[NDArray[np.uint8]]:
+        """`bag` crops of a slide's tiles, none twice until each was seen; changed as read, since tiles are large."""
+        changes = np.random.default_rng((self.seed, CHANGES, index))
+        order = np.random.default_rng((self.seed, CELLS, index)).permutation(len(self.cells[case]))
+        cells, found = [self.cells[case][at] for at in order], 0
+        while cells:
+            readable = []
+            for cell in cells:
+                if found == self.bag:
+                    return
+                if (pixels := self._read(case, cell)) is not None:
+                    found += 1
+                    readable.append(cell)
+                    yield self._changed(pixels, changes, self.crop_px)
+            cells = readable
+        raise _unreadable(self.cases[case], len(order))
 
 
 def channel_scaling(source: Source, samples: int) -> tuple[RGB, RGB]:

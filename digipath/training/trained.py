@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from digipath.errors import BadInput
+from digipath.errors import BadInput, DigipathError
 from digipath.files import copy_atomically, read_json, write_json
 from digipath.nn import patch_multiple
 from digipath.training.cards import network_card
@@ -137,7 +137,7 @@ def _fit(run: Run, folder: Path, shop: Workshop, schedule: Schedule, encoder: En
         def validate(source: PatchSource) -> Any:  # noqa: ANN401
             return batches(source, batch=schedule.batch, scale=scale, offset=offset, count=count)
 
-        try:
+        with failures_of(training, validation):
             return fit(
                 run.member.spec,
                 feed,
@@ -151,12 +151,24 @@ def _fit(run: Run, folder: Path, shop: Workshop, schedule: Schedule, encoder: En
                 progress=named(shop.progress, run.name),
                 cancel=shop.cancel,
             )
-        except Exception:
-            # A framework reports a patch that could not be made as an error of its own.
-            for source in (training, validation):
-                if source is not None and source.failure is not None:
-                    raise source.failure from None
-            raise
+
+
+class Failing(Protocol):
+    """What makes samples, and the last error of doing so."""
+
+    failure: DigipathError | None
+
+
+@contextmanager
+def failures_of(*sources: Failing | None) -> Iterator[None]:
+    """Raise the error of a source in place of the framework's own, by which that reports it."""
+    try:
+        yield
+    except Exception:
+        for source in sources:
+            if source is not None and source.failure is not None:
+                raise source.failure from None
+        raise
 
 
 def _source(run: Run, shop: Workshop, cases: tuple[TrainingCase, ...], schedule: Schedule | None) -> PatchSource:

@@ -1,0 +1,37 @@
+"""What grades: tile networks, bag networks or the caller's own predictors, by one door."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from digipath.grading import bag_networks, tile_networks
+from digipath.grading.bag_networks import BagGraders
+from digipath.grading.tile_networks import Graders
+from digipath.values import Predictor
+from digipath.weights import load_card
+
+
+def graders_of(
+    weights: str,
+    predictors: Sequence[Predictor] | None = None,
+    *,
+    tile_px: int | None = None,
+    calibrated: bool = True,
+    runtime: str = "auto",
+    precision: str = "auto",
+) -> Graders | BagGraders:
+    """The networks behind a card's name, not yet loaded, or the caller's own tile predictors.
+
+    Args:
+        tile_px, calibrated: of tile networks; bag networks have a tile of their own and no temperature.
+
+    Raises:
+        UnknownWeights, BadCard, WeightsCorrupt, BadInput, BadPredictor: as the functions behind it.
+    """
+    if predictors is not None:
+        return tile_networks.own(predictors, tile_px=tile_px)
+    if load_card(weights).output == "bag":
+        return bag_networks.published(weights, runtime=runtime, precision=precision)
+    return tile_networks.published(
+        weights, tile_px=tile_px, runtime=runtime, precision=precision, calibrated=calibrated
+    )
