@@ -96,7 +96,8 @@ def _evaluate_grader(arguments: argparse.Namespace) -> int:
     from digipath.training.tile_draw import LEAST_LABEL
 
     usual: dict[str, Any] = {
-        "masks": None, "calibrate": False, "positive": [], "negative": [], "patch": None, "overlap": 0.5, "threshold": 0.5,
+        "masks": None, "calibrate": False, "positive": [], "negative": [], "patch": None, "overlap": 0.5,
+        "threshold": 0.5,
     }  # fmt: skip
     if idle := [name for name, value in usual.items() if getattr(arguments, name) != value]:
         raise BadInput(f"{arguments.weights} grades slides; leave out {' and '.join(idle)}")
