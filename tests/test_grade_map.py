@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 
 import numpy as np
 import pytest
@@ -282,11 +281,9 @@ def test_neighbours_share_their_edges_also_where_a_side_is_no_whole_number():
     assert outlines[8].bounds == (682.74, 682.74, 1024.11, 1024.11)
 
 
-def test_thousands_of_tiles_take_little_time():
-    values = np.full((100, 100, 3), 1 / 3)
-    begin = time.perf_counter()
-    assert len(grade_geojson(values, side_l0=512, classes=CLASSES)["features"]) == 10_000
-    assert time.perf_counter() - begin < 5
+def test_of_thousands_of_tiles_each_has_an_id_of_its_own():
+    features = grade_geojson(np.full((100, 100, 3), 1 / 3), side_l0=512, classes=CLASSES)["features"]
+    assert len({feature["id"] for feature in features}) == 10_000
 
 
 # --- contact sheets --------------------------------------------------------------------------
