@@ -321,7 +321,7 @@ def test_a_network_card_says_what_it_grades_and_on_what_it_was_scored(plan, draw
     told = {metric["name"]: metric for metric in card.record["metrics"]}
     accuracy = told["accuracy, tiles"]
     assert (accuracy["value"], accuracy["spread"]) == (0.5, pytest.approx(0.2 / np.sqrt(2), abs=1e-4))
-    assert accuracy["data"].startswith("cases.csv: 3 slides of 3 patients; 2 tiles of grade 2, ")
+    assert accuracy["data"].startswith("tiles drawn from 3 slides of 3 patients of cases.csv: 2 tiles of grade 2, ")
     assert "which nothing in training saw" in accuracy["split"]
     assert "over 2 trainings with other seeds" in accuracy["split"]
     assert {"macro AUROC, cases", "kappa, slides, highest against the rest"} <= set(told)

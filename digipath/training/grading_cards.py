@@ -114,11 +114,13 @@ def _metrics(
     if len(same) > 1:
         split += f"; spread: standard deviation over {len(same)} trainings with other seeds"
     tiles = tiles_by_class(drawn["test"], plan.config.data.classes)
-    data = f"{plan.manifest.path.name}: {counted(plan.split.test)}; {tiles}"
+    drawn_from = f"tiles drawn from {counted(plan.split.test)} of {plan.manifest.path.name}: {tiles}"
     made = []
     for question in asked:
         for level in LEVELS if question in found[run.name] else ():
             record = found[run.name][question][level]
+            count = record["scores"]["count"]
+            data = drawn_from if level == LEVELS[0] else f"{count} {level}s by their {drawn_from}"
             for key, told in TOLD.items():
                 value, pair = record["metrics"][key], record["intervals"]["intervals"][key]
                 if value is None:

@@ -93,7 +93,8 @@ def _summary(
     """`summary.md`: the plan, the scores, the comparisons, and where the curves are."""
     card = plan.config.card
     lines = [f"# {card.name}", "", card.task, "", *(f"- {line}" for line in plan.lines(drawn)), ""]
-    lines += ["Scores on the test tiles, ± standard deviation over repeats; slides and cases by their mean vote.", ""]
+    how = "± standard deviation over repeats; slides and cases by the mean vote of their drawn tiles"
+    lines += [f"Scores on the test tiles, {how}.", ""]
     for question in found[plan.shipped.name]:
         lines += [f"## {question[0].upper()}{question[1:]}", "", *_score_table(plan, found, question), ""]
     if told := [one for one in compared if one.level == TILE and plan.config.repeats > 1]:
