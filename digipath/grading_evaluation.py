@@ -17,11 +17,11 @@ from digipath.engine.views import views_of
 from digipath.errors import BadInput, Cancelled
 from digipath.files import made_folder, write_atomically, write_json
 from digipath.grading import bag_networks
-from digipath.grading.bag_networks import BagGraders, bag_rule
+from digipath.grading.bag_networks import BagGraders
 from digipath.grading.bags import BagDraw, grade_bags
 from digipath.grading.graders import graders_of
 from digipath.grading.tile_frames import SlideFrame, open_frame
-from digipath.grading.tile_networks import Graders
+from digipath.grading.tile_networks import Graders, rule_of
 from digipath.measure.grading_intervals import LEVEL
 from digipath.report import NOTICE, GradingInput, grading_page
 from digipath.run_record import heading
@@ -179,7 +179,7 @@ class _Asker:
         with ExitStack() as stack:
             for card, network in zip(graders.cards, self._networks, strict=True):
                 frame = stack.enter_context(
-                    open_frame(case.slide, bag_rule(card), mpp=case.mpp, stain=graders.stain)
+                    open_frame(case.slide, rule_of(card), mpp=case.mpp, stain=graders.stain)
                 )
                 found = grade_bags(frame, card, network, self.draw, cancel=self.cancel)
                 self._lost(case, len(found.unreadable))

@@ -267,6 +267,11 @@ class ArrayMaps:
         self.rows_done, self.coverage, self.tally = rows_done, coverage, tally
 
 
+def most_probable(probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
+    """The most probable class along the last axis; classes rise in malignancy, and a tie goes to the higher."""
+    return np.asarray(probabilities.shape[-1] - 1 - np.argmax(probabilities[..., ::-1], axis=-1))
+
+
 def stretch_rows(
     mask: NDArray[np.uint8], map_shape: Sequence[int], row_from: int, row_to: int
 ) -> NDArray[np.uint8]:

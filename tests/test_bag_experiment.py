@@ -19,6 +19,7 @@ from digipath.errors import BadInput, Cancelled, CaseDiffers
 from digipath.grading import bag_networks
 from digipath.grading.bags import BagDraw, grade_bags
 from digipath.grading.tile_frames import open_frame
+from digipath.grading.tile_networks import rule_of
 from digipath.measure.repeated_runs import soft_vote
 from digipath.networks import network_of
 from digipath.nn.mil import mil_head
@@ -156,7 +157,7 @@ def test_a_slide_is_graded_through_the_cards_as_it_was_scored(trained, cases):
     assert graders.classes == made_up_bags.CLASSES
     card = graders.cards[-1]
     network = bag_networks.load(card, graders.choice)
-    with open_frame(cases / "test201.png", bag_networks.bag_rule(card), mpp=0.5) as frame:
+    with open_frame(cases / "test201.png", rule_of(card), mpp=0.5) as frame:
         found = grade_bags(frame, card, network, BagDraw())
     kept = answers(trained, "test", card.name.removeprefix("dots-v1-"))
     assert kept.slides.tolist()[-1] == "test201"

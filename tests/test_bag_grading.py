@@ -14,6 +14,7 @@ from digipath.grading import bag_networks
 from digipath.grading.bag_networks import CHUNK
 from digipath.grading.bags import BagDraw, grade_bags
 from digipath.grading.tile_frames import open_frame
+from digipath.grading.tile_networks import rule_of
 
 pytestmark = pytest.mark.keras
 
@@ -67,7 +68,7 @@ def slide(tmp_path_factory):
 
 @pytest.fixture
 def frame(slide, loaded):
-    with open_frame(slide, bag_networks.bag_rule(loaded["max-mean"][0]), mpp=0.5) as frame:
+    with open_frame(slide, rule_of(loaded["max-mean"][0]), mpp=0.5) as frame:
         yield frame
 
 
@@ -175,7 +176,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(frame, loaded, tmp_pat
 def test_a_slide_without_tissue_has_no_grade(loaded, tmp_path):
     card, network = loaded["max-mean"]
     Image.fromarray(np.full((256, 256, 3), 240, np.uint8)).save(tmp_path / "white.png")
-    with open_frame(tmp_path / "white.png", bag_networks.bag_rule(card), mpp=0.5) as frame:
+    with open_frame(tmp_path / "white.png", rule_of(card), mpp=0.5) as frame:
         found = grade_bags(frame, card, network, BagDraw())
     assert (found.probabilities, found.votes, found.on_slide, found.notes) == (None, None, 0, ())
     assert found.groups.shape == (0, 3)
@@ -185,7 +186,7 @@ def test_a_folder_of_tiles_is_a_bag(loaded, whole, tmp_path):
     for number in range(7):
         Image.fromarray(made_up_bags.tissue(64, number % 3, number)).save(tmp_path / f"{number}.png")
     card, network = loaded["max-mean"]
-    with open_frame(tmp_path, bag_networks.bag_rule(card), mpp=0.5) as frame:
+    with open_frame(tmp_path, rule_of(card), mpp=0.5) as frame:
         found = grade_bags(frame, card, network, dataclasses.replace(ALL_TILES, bag=7))
         middles = [frame.tile((row, 0))[16:48, 16:48] for row in range(7)]
     assert found.probabilities == pytest.approx(whole("max-mean", middles), abs=1e-5)
@@ -196,7 +197,7 @@ def test_unreadable_tiles_are_left_out_and_told(loaded, tmp_path):
 
     write_slide(tmp_path / "broken.tiff", (1024, 1024), tile=256, lossless=True, failed_tiles=[(1, 1)], levels=1)
     card, network = loaded["max-mean"]
-    with open_frame(tmp_path / "broken.tiff", bag_networks.bag_rule(card)) as frame:
+    with open_frame(tmp_path / "broken.tiff", rule_of(card)) as frame:
         found = grade_bags(frame, card, network, dataclasses.replace(ALL_TILES, bag=1000))
         failed = {(row, column) for row in range(4, 8) for column in range(4, 8)}
         kept = set(map(tuple, frame.tiles.cells.tolist()))
@@ -210,7 +211,7 @@ def test_tiles_of_a_group_are_changed_each_in_its_own_way(tmp_path):
     card, network = load(made_up_bags.write_card(tmp_path))
     image = np.tile(made_up_bags.tissue(64, 1, 3), (2, 2, 1))
     Image.fromarray(image).save(tmp_path / "alike.png")
-    with open_frame(tmp_path / "alike.png", bag_networks.bag_rule(card), mpp=0.5) as frame:
+    with open_frame(tmp_path / "alike.png", rule_of(card), mpp=0.5) as frame:
         found = grade_bags(frame, card, network, BagDraw())
         alike = grade_bags(frame, card, network, BagDraw(augment=False))
     assert len(np.unique(found.alone.round(6), axis=0)) == 4

@@ -25,9 +25,9 @@ from digipath.report import (
     with_heat,
 )
 from digipath.report.figures import GREY, INK
-from digipath.report.grade_map import DARK, LIGHT, OPACITY, called, spread
+from digipath.report.grade_map import DARK, LIGHT, OPACITY, spread
 from digipath.report.tile_lattice import LEFT_OUT_RGB
-from digipath.values import BACKGROUND, EXCLUDED, PREDICTED, READ_FAILED
+from digipath.values import BACKGROUND, EXCLUDED, PREDICTED, READ_FAILED, most_probable
 
 CLASSES = ("grade 2", "grade 3", "grade 4")
 PINK, GLASS = (226, 196, 216), (245, 244, 246)
@@ -105,7 +105,7 @@ def test_the_three_grades_stay_apart_over_tissue_at_every_probability(probabilit
 
 def test_of_equally_probable_classes_a_tile_is_called_the_most_malignant():
     values = np.array([[0.4, 0.4, 0.2], [0.2, 0.4, 0.4], [1, 0, 0]])
-    assert called(values).tolist() == [1, 2, 0]
+    assert most_probable(values).tolist() == [1, 2, 0]
 
 
 # --- the picture -----------------------------------------------------------------------------

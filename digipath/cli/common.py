@@ -44,6 +44,10 @@ def add_network_options(verb: argparse.ArgumentParser, *, adaptive: bool = False
         help="symmetries to average over (default: 1)"
         + ("; adaptive: 2, and all 8 where those disagree or come near 0.5" if adaptive else ""),
     )
+    add_runtime_options(verb)
+
+
+def add_runtime_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--runtime", choices=("auto", "keras", "openvino"), default="auto")
     verb.add_argument("--precision", choices=("auto", "f32", "bf16"), default="auto")
 

@@ -7,7 +7,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from digipath.cli.common import NOTICE, add_bag_options, add_verb, bag_augmentation, own_predictors, progress
+from digipath.cli.common import (
+    NOTICE,
+    add_bag_options,
+    add_runtime_options,
+    add_verb,
+    bag_augmentation,
+    own_predictors,
+    progress,
+)
 
 if TYPE_CHECKING:
     from digipath.result import Grade
@@ -56,8 +64,7 @@ def _add_grade(verbs: Any) -> None:  # noqa: ANN401
     verb.add_argument("--no-calibration", action="store_true", help="leave the cards' temperatures out")
     verb.add_argument("--keep-members", action="store_true", help="store each network's own map too")
     add_bag_options(verb)
-    verb.add_argument("--runtime", choices=("auto", "keras", "openvino"), default="auto")
-    verb.add_argument("--precision", choices=("auto", "f32", "bf16"), default="auto")
+    add_runtime_options(verb)
     verb.add_argument("--no-resume", action="store_true", help="start afresh, removing earlier results in FOLDER")
     verb.add_argument("--json", action="store_true", help="print the readouts as JSON")
 

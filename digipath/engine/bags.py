@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from digipath.errors import BadInput
+from digipath.values import most_probable
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -133,8 +134,7 @@ def hard_vote(probabilities: ArrayLike) -> Floats:
     if found.ndim != 2 or 0 in found.shape or np.isnan(found).any():
         raise BadInput(f"expected probabilities (groups, classes), got the shape {found.shape} or NaN")
     classes = found.shape[1]
-    votes = classes - 1 - found[:, ::-1].argmax(axis=1)
-    return (np.bincount(votes, minlength=classes) / len(found)).astype(np.float32)
+    return (np.bincount(most_probable(found), minlength=classes) / len(found)).astype(np.float32)
 
 
 def _chunk(embeddings: ArrayLike, before: Doubles | None) -> Floats:

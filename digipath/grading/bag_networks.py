@@ -48,7 +48,7 @@ class BagGraders:
     @property
     def rule(self) -> TileRule:
         """The tiles of the first network."""
-        return bag_rule(self.cards[0])
+        return rule_of(self.cards[0])
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,6 @@ def load(card: Card, choice: Choice) -> BagNetwork:
         return _asked(attention, embeddings)[:, 0]
 
     return BagNetwork(embed, head, None if attention is None else scores)
-
-
-def bag_rule(card: Card) -> TileRule:
-    """The tiles of which a bag network's bags consist."""
-    return rule_of(card)
 
 
 def bag_size(card: Card) -> int:

@@ -17,7 +17,7 @@ from digipath.case import STATE_FILE, Case, file_identity
 from digipath.engine.views import views_of
 from digipath.errors import BadInput, CaseDiffers, SlideNotFound
 from digipath.files import disk_errors, read_json, write_json
-from digipath.grading.bag_networks import BagGraders, BagNetwork, bag_rule
+from digipath.grading.bag_networks import BagGraders, BagNetwork
 from digipath.grading.bag_networks import load as load_bag_network
 from digipath.grading.bags import BagDraw
 from digipath.grading.explanations import Explainer, explainer_of
@@ -25,7 +25,7 @@ from digipath.grading.graders import graders_of
 from digipath.grading.maps import BAGS, predict_bags, predict_tiles
 from digipath.grading.reporting import OF_SLIDES, OWNED, write_case_report, write_grade_report
 from digipath.grading.tile_frames import Frame, SlideFrame, open_frame
-from digipath.grading.tile_networks import Graders
+from digipath.grading.tile_networks import Graders, rule_of
 from digipath.measure.tile_grades import LEAST_CONFIDENCE, LEAST_SHARE
 from digipath.planning import stain_target
 from digipath.result import CASE_FILE, Grade, GradedSlide
@@ -287,7 +287,7 @@ class _Run:
     def _bags(self, path: Path, frame: Frame, graders: BagGraders, folder: Path) -> dict[str, Any]:
         """Grade by bags; each further network has tiles of its own magnification."""
         with ExitStack() as stack:
-            others = [stack.enter_context(self.opened(path, bag_rule(card))) for card in graders.cards[1:]]
+            others = [stack.enter_context(self.opened(path, rule_of(card))) for card in graders.cards[1:]]
             found = predict_bags(
                 [frame, *(other for other, _ in others)], graders, self.settings.draw, folder,
                 load=lambda: self.bag_networks, progress=self.progress, cancel=self.cancel,

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from digipath.errors import BadInput
+from digipath.values import most_probable
 
 LEAST_SHARE = 0.05  # of the graded tiles
 LEAST_CONFIDENCE = 0.5  # of a tile in its grade
@@ -159,8 +160,7 @@ def modular(top: ArrayLike, rest: ArrayLike) -> Floats:
 
 def called(probabilities: ArrayLike) -> Ints:
     """The most probable class of each tile, (n,); ties go to the higher grade."""
-    values = class_probabilities(probabilities)
-    return values.shape[1] - 1 - np.argmax(values[:, ::-1], axis=1)
+    return most_probable(class_probabilities(probabilities))
 
 
 def mean_vote(probabilities: ArrayLike) -> NDArray[np.float64]:

@@ -29,7 +29,7 @@ from digipath.report.figures import (
 )
 from digipath.report.grade_inputs import Array, TileFrame
 from digipath.report.tile_lattice import LEFT_OUT_RGB, Look, laid, paint_missing
-from digipath.values import EXCLUDED, PREDICTED, READ_FAILED
+from digipath.values import EXCLUDED, PREDICTED, READ_FAILED, most_probable
 
 Rgb = tuple[int, int, int]
 Floats = NDArray[np.float32]
@@ -51,11 +51,6 @@ def intensity(probability: NDArray[np.floating] | float) -> NDArray[np.float64]:
     Source: Truong et al. 2020 ("translates logarithmically"); the base is ours, the paper names none.
     """
     return (np.power(BASE, np.clip(np.asarray(probability, np.float64), 0, 1)) - 1) / (BASE - 1)
-
-
-def called(probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
-    """The most probable class along the last axis; ties go to the more malignant one."""
-    return np.asarray(probabilities.shape[-1] - 1 - np.argmax(probabilities[..., ::-1], axis=-1))
 
 
 def tile_colour(class_index: int, probability: float, count: int) -> Rgb:
@@ -116,7 +111,7 @@ def grade_overlay(
     _check(overview_rgb, probabilities, coverage, classes)
     known = (coverage == PREDICTED) & ~np.isnan(probabilities).any(axis=2)
     filled = np.where(known[..., None], probabilities, 0)
-    best, count = called(filled), len(classes)
+    best, count = most_probable(filled), len(classes)
     picture, lattice = laid(overview_rgb, coverage.shape, frame, longest_px)
     fill = _shades(best, filled.max(axis=2), count)
     lattice.paint(picture, Look(known, fill, OPACITY, spread(DARK, count)[best], best + 1 if count < 6 else None))
@@ -182,7 +177,7 @@ def grade_geojson(
     features = []
     for row, column in np.argwhere(~np.isnan(probabilities).any(axis=2)).tolist():
         values = [float(value) for value in probabilities[row, column]]
-        best = int(called(probabilities[row, column]))
+        best = int(most_probable(probabilities[row, column]))
         measured = dict(zip(names, values, strict=True)) | {k: float(v[row, column]) for k, v in maps.items()}
         geometry = _square(row, column, side_l0)
         features.append(

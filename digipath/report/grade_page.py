@@ -13,8 +13,9 @@ from digipath.report.figures import fitted
 from digipath.report.geojson import BITS
 from digipath.report.grade_gallery import contact_sheet
 from digipath.report.grade_inputs import Array, BagInput, CaseGradeInput, GradeInput, TileLedger
-from digipath.report.grade_map import called, grade_overlay, tile_overlay
+from digipath.report.grade_map import grade_overlay, tile_overlay
 from digipath.report.markup import mm2, share
+from digipath.values import most_probable
 
 PICTURE_PX = 1100
 LISTED_TILES = 200
@@ -214,7 +215,7 @@ def _named(given: GradeInput) -> str:
         return ""
     listed = list(given.tile_names.items())[:LISTED_TILES]
     rows = [
-        (name, given.classes[int(called(np.asarray(values)))], *(f"{value:.3f}" for value in values))
+        (name, given.classes[int(most_probable(np.asarray(values)))], *(f"{value:.3f}" for value in values))
         for name, values in listed
     ]
     told = markup.paragraph(f"{len(listed):,} of {len(given.tile_names):,} tiles.", "soft")

@@ -10,8 +10,8 @@ import numpy as np
 from digipath.report import grade_plots, grade_sections, markup
 from digipath.report.evaluation_page import SEEN
 from digipath.report.grade_inputs import AblationInput, ComparisonInput, GradingInput, LevelInput, RocInput
-from digipath.report.grade_map import called
 from digipath.report.plots import MOST_POINTS
+from digipath.values import most_probable
 
 LISTED = 500  # rows of a level's list
 ROC = "ROC curves of each class against the rest; macro (grey): their true positive rates averaged at each false one."
@@ -118,7 +118,7 @@ def _list(level: LevelInput) -> str:
     if not level.names:
         return ""
     values = np.asarray(level.probabilities, float)
-    best = called(values)
+    best = most_probable(values)
     order = sorted(range(len(level.names)), key=lambda i: bool(best[i] == level.truth[i]))[:LISTED]
     rows = [
         (

@@ -17,6 +17,7 @@ from digipath.files import copy_atomically, made_folder, read_json, write_json
 from digipath.grading import bag_networks
 from digipath.grading.bags import BagDraw, grade_bags
 from digipath.grading.tile_frames import open_frame
+from digipath.grading.tile_networks import rule_of
 from digipath.training.bag_cards import network_card
 from digipath.training.bag_plan import BagPlan, BagRun, CellsBySlide, Snapshot
 from digipath.training.data import batches
@@ -102,7 +103,7 @@ def answers_of(snapshot: Snapshot, bench: BagBench, part: str, path: Path) -> An
     plan, cases = bench.plan, getattr(bench.plan.split, part)
     graders = bag_networks.published(str(bench.weights / f"{plan.name(snapshot)}.json"))
     (card,) = graders.cards
-    network, rule = bag_networks.load(card, graders.choice), bag_networks.bag_rule(card)
+    network, rule = bag_networks.load(card, graders.choice), rule_of(card)
     draw = BagDraw(seed=plan.config.split.seed)
     groups = made_folder(path.with_suffix(""))  # so that a run that stops goes on after the last group
     found = []
