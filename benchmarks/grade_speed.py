@@ -22,7 +22,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-TILE_PX, SIZE_L0, CLASSES = 1024, (10_240, 8_192), ("grade 2", "grade 3", "grade 4")
+TILE_PX, SIZE_L0, CLASSES = 1024, (20_480, 16_384), ("grade 2", "grade 3", "grade 4")
 RUNTIMES = (("keras", "f32"), ("openvino", "f32"), ("openvino", "bf16"))
 GENERATE = """
 import sys

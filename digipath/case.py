@@ -103,6 +103,7 @@ class Case:
         if before is not None and self._resume:
             if before["state"] == "done" and len(there) == len(self._owned):
                 self.done = True
+                self._clear_strays()  # of a run that was killed while it wrote a finished case's report anew
                 return
             self._attempt = before["attempt"] + 1
         # "running" comes first: results that are being removed must not pass for finished ones.
@@ -110,13 +111,13 @@ class Case:
         if not self._resume:
             for name in self._owned:
                 _remove(self.folder / name)
-        for stray in self._strays():
-            stray.unlink()
+        self._clear_strays()
 
-    def _strays(self) -> list[Path]:
-        """Temporary files that a killed run left behind."""
+    def _clear_strays(self) -> None:
+        """Remove temporary files that a killed run left behind."""
         ours = [path for name in (*self._owned, STATE_FILE) for path in self.folder.glob(f".{name}.*")]
-        return [*ours, *self.folder.rglob("*.partial")]
+        for stray in (*ours, *self.folder.rglob("*.partial")):
+            stray.unlink()
 
     def _close(self, error: BaseException | None) -> None:
         if error is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 ACTIVATIONS = ("sigmoid", "softmax")  # that turn logits into probabilities
 Tensor = Any  # of Keras' backend
+Ask = Callable[[NDArray[np.float32], int], tuple[Tensor, Tensor]]  # (1, H, W, channels), class → features, gradient
 
 
 def grad_cam(
@@ -40,20 +42,54 @@ def grad_cam(
     References:
         Selvaraju et al. 2017, "Grad-CAM", arXiv:1610.02391, equations 1 and 2.
     """
-    pixels = np.asarray(image, np.float32)
-    wanted = network.input_shape[1:]
-    if pixels.ndim != 3 or any(w not in (None, n) for w, n in zip(wanted, pixels.shape, strict=True)):
-        raise BadInput(f"expected an image of the shape {wanted}, got {pixels.shape}")
-    if not 0 <= target < network.output_shape[-1]:
-        raise BadInput(f"expected a class from 0 to {network.output_shape[-1] - 1}, got {target}")
-    before, behind = _halves(network, layer)
-    features = before(pixels[None], training=False)
-    gradient = _to_numpy(_gradient(behind, features, target))[0]  # (h, w, K)
-    weights = gradient.mean(axis=(0, 1))
-    cam = np.maximum(_to_numpy(features)[0] @ weights, 0)  # (h, w)
-    rows, columns = pixels.shape[:2]
-    cam = np.asarray(Image.fromarray(cam).resize((columns, rows), Image.Resampling.BILINEAR))
-    return (cam / cam.max() if cam.max() > 0 else cam).astype(np.float32)
+    return GradCam(network, layer, compiled=False)(image, target)
+
+
+class GradCam:
+    """`grad_cam` for many images: the network is cut in two only once, when this is made.
+
+    Args:
+        network, layer: as for `grad_cam`.
+        compiled: where Keras runs on TensorFlow, the first image takes longer and all others less.
+
+    Raises:
+        BadInput: as `grad_cam`, here about the network and its layer, in a call about the image and the class.
+    """
+
+    def __init__(self, network: keras.Model, layer: str | None = None, *, compiled: bool = True) -> None:
+        self._shape, self._classes = network.input_shape[1:], network.output_shape[-1]
+        before, behind = _halves(network, layer)
+
+        def ask(pixels: NDArray[np.float32], target: int) -> tuple[Tensor, Tensor]:
+            features = before(pixels, training=False)
+            return features, _gradient(behind, features, target)
+
+        self._ask = _compiled(ask) if compiled else ask
+
+    def __call__(self, image: ArrayLike, target: int) -> NDArray[np.float32]:
+        """(H, W, channels) float, index of the class → (H, W) float32 in [0, 1]."""
+        pixels = np.asarray(image, np.float32)
+        if pixels.ndim != 3 or any(w not in (None, n) for w, n in zip(self._shape, pixels.shape, strict=True)):
+            raise BadInput(f"expected an image of the shape {self._shape}, got {pixels.shape}")
+        if not 0 <= target < self._classes:
+            raise BadInput(f"expected a class from 0 to {self._classes - 1}, got {target}")
+        features, gradient = (_to_numpy(found)[0] for found in self._ask(pixels[None], target))  # (h, w, K)
+        cam = np.maximum(features @ gradient.mean(axis=(0, 1)), 0)  # (h, w)
+        rows, columns = pixels.shape[:2]
+        cam = np.asarray(Image.fromarray(cam).resize((columns, rows), Image.Resampling.BILINEAR))
+        return (cam / cam.max() if cam.max() > 0 else cam).astype(np.float32)
+
+
+def _compiled(ask: Ask) -> Ask:
+    """The same as a graph that all images of one size and all classes share, on TensorFlow; else as it is."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return ask
+    import tensorflow as tf
+
+    graph = tf.function(ask, autograph=False, reduce_retracing=True)
+    return lambda pixels, target: graph(tf.constant(pixels), tf.constant(target))
 
 
 def _halves(network: keras.Model, layer: str | None) -> tuple[keras.Model, keras.Model]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ from digipath.values import PREDICTED, READ_FAILED, ArrayMaps, Cancel, Predictor
 from digipath.weights import load_card
 
 SCORES, PAGE = "scores.json", "evaluation.html"
+NAMED = 5  # cases beside a note on the page
 
 
 def evaluate_graders(
@@ -69,14 +70,20 @@ def evaluate_graders(
     Returns:
         `scores`: question → level ("tile", "slide", "case") → `scores`, `metrics` and `intervals`; `classes`,
         `cases`, `data` in words, `left_out`: cases without any tile, `unreadable`: tiles that could not be read, by
-        case; neither are scored.
+        case; neither are scored; `notes` about tissue and resolution, by case.
 
     Raises:
-        BadInput: neither manifest nor folder, no case of the fold, or none with a tile; what `grade` raises.
+        BadInput: neither manifest nor folder, a folder of tiles for weights that bring slides to a stain, no case of
+            the fold, or none with a tile; what `grade` raises.
     """
     graders = graders_of(weights, predictors, calibrated=calibrated, runtime=runtime, precision=precision)
     if isinstance(graders, BagGraders) and views != 1:
         raise BadInput("views are of tiles, these weights see bags of them; leave views out")
+    if folder is not None and graders.stain is not None and isinstance(graders, Graders):
+        raise BadInput(
+            f"a stain is fitted on a slide, not on a folder of tiles; {weights} brings slides to a stain: "
+            f"evaluate it by a manifest of slides: {folder}"
+        )
     found = _manifest(graders, manifest, folder, mpp)
     cases = [case for case in found.cases if fold is None or case.fold == plain_fold(fold)]
     if not cases:
@@ -101,6 +108,7 @@ def evaluate_graders(
         "data": _told(found, cases, fold),
         "left_out": left_out,
         "unreadable": asker.unreadable,
+        "notes": asker.notes,
         "scores": scored(answers, graders.classes, levels=levels),
     }
     if out is not None:
@@ -140,6 +148,7 @@ class _Asker:
     draw: BagDraw
     cancel: Cancel | None = None
     unreadable: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.graders, Graders):
@@ -160,6 +169,7 @@ class _Asker:
         classes = graders.classes
         with open_frame(case.slide, graders.rule, mpp=case.mpp, stain=graders.stain) as frame:
             assert isinstance(frame, SlideFrame)
+            self._note(case, frame.notes)
             tiles = frame.tiles
             maps = ArrayMaps(tiles.grid.map_shape)
             predict_maps(
@@ -183,6 +193,7 @@ class _Asker:
                 )
                 found = grade_bags(frame, card, network, self.draw, cancel=self.cancel)
                 self._lost(case, len(found.unreadable))
+                self._note(case, (*frame.notes, *found.notes))
                 answers += [] if found.probabilities is None else [found.probabilities]
         vote = np.mean(answers, axis=0, keepdims=True) if answers else np.empty((0, len(graders.classes)))
         label = graders.classes.index(str(case.label))
@@ -192,6 +203,10 @@ class _Asker:
     def _lost(self, case: TrainingCase, count: int) -> None:
         if count:
             self.unreadable[case.name] = self.unreadable.get(case.name, 0) + count
+
+    def _note(self, case: TrainingCase, notes: Sequence[str]) -> None:
+        if notes:
+            self.notes[case.name] = list(dict.fromkeys([*self.notes.get(case.name, ()), *notes]))
 
 
 def _write(
@@ -208,6 +223,7 @@ def _write(
     notes = [f"Without any tile, and not scored: {', '.join(record['left_out'])}"] if record["left_out"] else []
     lost = record["unreadable"].items()
     notes += [f"{count} tiles of {name} could not be read and are not scored." for name, count in lost]
+    notes += _each_note_once(record["notes"])
     page = GradingInput(
         title=title,
         classes=graders.classes,
@@ -220,3 +236,17 @@ def _write(
     )
     write_atomically(folder / PAGE, grading_page(page))
     write_json(folder / SCORES, {"notice": NOTICE, **made, "weights": dict(graders.identity), **record})
+
+
+def _each_note_once(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """What was noted, each with the cases that it is about."""
+    about: dict[str, list[str]] = {}
+    for case, told in notes.items():
+        for note in told:
+            about.setdefault(note, []).append(case)
+    return [f"{_named(cases)}: {note}" for note, cases in about.items()]
+
+
+def _named(cases: Sequence[str]) -> str:
+    more = f" and {len(cases) - NAMED} more" if len(cases) > NAMED else ""
+    return f"{', '.join(cases[:NAMED])}{more}"

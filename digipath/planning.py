@@ -175,7 +175,8 @@ def wanted_of(
         return wanted, found.notes, found.pen_px
     path = Path(tissue)
     if not path.is_file():
-        raise BadInput(f"tissue must be {', '.join(METHODS)} or a mask or outline file, got {tissue!r}")
+        problem = "a folder" if path.is_dir() else "no such file"
+        raise BadInput(f"{problem}: expected tissue as {', '.join(METHODS)}, or a mask or outline file, got {tissue!r}")
     shape = overview.image.shape[:2]
     if path.suffix.lower() in (".geojson", ".json", ".xml"):
         mask = rasterise(read_outlines(path), shape, overview.downsample)
@@ -210,4 +211,7 @@ def fitted_staining(
     try:
         return Staining(slide_stain.fit_slide(source, tissue, target.method, mpp=mpp), target)
     except BadInput as error:
-        raise BadInput(f"{error}; run with --stain none, or mark stained tissue: {source.path}") from error
+        raise BadInput(
+            f"{error}; run with --stain none, mark stained tissue, or in a training leave the slide out or set "
+            f'stain = "{slide_stain.NONE}": {source.path}'
+        ) from error

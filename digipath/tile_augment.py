@@ -1,8 +1,8 @@
 """Training tiles changed as other hands, stains and scanners might have made them; of an image with its class only.
 
-In this order: a crop, mirroring, shear and zoom about its centre in one step, then brightness, contrast, saturation
-and hue. Every call draws the same amount of chance whatever is switched on, so that switching one change on leaves
-the others as they were.
+In this order: a crop, mirroring, shear and zoom about its centre in one step, quarter turns, then brightness, contrast,
+saturation and hue. Every call draws the same amount of chance whatever is switched on, so that switching one change on
+leaves the others as they were.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance
 from digipath.errors import BadInput
 
 Range = tuple[float, float]
-CHANCES = 9  # crop (2), mirror, shear, zoom, brightness, contrast, saturation, hue
+CHANCES = 10  # crop (2), mirror, shear, zoom, brightness, contrast, saturation, hue, quarter turns
 HUE_STEPS = 255  # of Pillow's colour circle
 MOST_SHEAR, MOST_SCALE, MOST_FACTOR, MOST_HUE = 60.0, (0.1, 10.0), 10.0, 0.5
 
@@ -29,15 +29,17 @@ class TileAugmentation:
 
     Attributes:
         flip: mirrored left to right, every second tile.
+        rotations: turned by a multiple of 90°; with `flip`, all eight symmetries are equally frequent.
         shear_degrees: rows are shifted by up to the tangent of ± this angle times their height above the centre.
         scale: range of the factor by which what is seen grows.
         brightness, contrast, saturation: ranges of factors; 1 changes nothing, 0 gives black, the mean grey, greys.
         hue: turned by up to ± this share of the colour circle.
         magnitude: each range is stretched by so much about the value that changes nothing (an ablation by
-            magnitude); `flip`, which is no range, stays.
+            magnitude); `flip` and `rotations`, which are no ranges, stay.
     """
 
     flip: bool = True
+    rotations: bool = False
     shear_degrees: float = 10.0
     scale: Range = (0.8, 1.2)
     brightness: Range = (1.0, 1.0)
@@ -115,7 +117,9 @@ def augment_tile(
         image = image[:, ::-1] if mirrored else image
     else:
         image = _moved(pixels, first, crop, shear, scale, mirrored=bool(mirrored))
-    return _recoloured(np.ascontiguousarray(image), settings, chance[5:])
+    if settings.rotations:
+        image = np.rot90(image, int(4 * chance[9]))
+    return _recoloured(np.ascontiguousarray(image), settings, chance[5:9])
 
 
 def centre_crop(pixels: NDArray[np.uint8], crop_px: int) -> NDArray[np.uint8]:

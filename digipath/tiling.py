@@ -106,16 +106,37 @@ def plan_tiles(
     return TilePlan(tiles, read_mpp, overview, (*notes, *found, *_size_notes(tiles)), pen_px, staining)
 
 
-def tiles_at(source: Slide, rule: TileRule, mpps: Sequence[float]) -> list[Tiles]:
+def tiles_at(
+    source: Slide, rule: TileRule, mpps: Sequence[float], *, stain: StainReference | None = None
+) -> list[Tiles]:
     """The tiles by a rule at several resolutions instead of its own, from one look at the slide.
+
+    Args:
+        stain: to which the slide's stain will be brought, which must be possible at each.
 
     Raises: as `plan_tiles`.
     """
     rule.check()
     _, wanted, _, _ = _tissue(source, rule)
-    found = [_tiles(source, rule, wanted == PREDICTED, working_mpp(source, mpp)[0]) for mpp in mpps]
+    tissue_px, found = wanted == PREDICTED, []
+    for mpp in mpps:
+        read_mpp, _ = working_mpp(source, mpp)
+        fitted_staining(source, tissue_px, stain, mpp=read_mpp)
+        found.append(_tiles(source, rule, tissue_px, read_mpp))
     memory.trim()
     return found
+
+
+def tile_staining(source: Slide, rule: TileRule, stain: StainReference | None) -> Staining | None:
+    """How the stain of a slide is brought to a reference where its tiles are read, as `plan_tiles` finds it.
+
+    Raises: as `plan_tiles`.
+    """
+    if stain is None:
+        return None
+    read_mpp, _ = working_mpp(source, rule.mpp)
+    _, wanted, _, _ = _tissue(source, rule)
+    return fitted_staining(source, wanted == PREDICTED, stain, mpp=read_mpp)
 
 
 def _tissue(source: Slide, rule: TileRule) -> tuple[Overview, NDArray[np.uint8], tuple[str, ...], Mapping[str, int]]:

@@ -15,7 +15,9 @@ import argparse
 import csv
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -101,12 +103,12 @@ def main() -> None:
     began = time.perf_counter()
     arguments.out.mkdir(parents=True, exist_ok=True)
     training = write_cases(arguments.out)
+    unseen = write_slides(arguments.out, "unseen", GRADED, UNSEEN, first_seed=1000)
     settings = {"mpp": MPP, "tile": TILE_PX, "epochs": arguments.epochs, "seed": arguments.seed, "name": arguments.name}
     config = arguments.out / "glioma.toml"
     config.write_text(CONFIG.format(**settings), encoding="utf-8")
     with progress_bar() as show:
         trained = digipath.train(config, out=arguments.out / "trained", progress=show)
-    unseen = [write_slide(arguments.out / f"unseen{n}.tiff", GRADED[n % 3], seed=1000 + n) for n in range(UNSEEN)]
     with progress_bar() as show:
         graded = [
             digipath.grade(slide.path, weights=str(trained.card), out=arguments.out / "graded" / slide.path.stem,
@@ -128,7 +130,7 @@ def main() -> None:
 def write_cases(folder: Path) -> list[tuple[GliomaSlide, str]]:
     """Slides to train, validate and test on, their outlines, and the manifest."""
     parts = [part for part, count in TRAINING.items() for _ in range(count)]
-    slides = [write_slide(folder / f"slide{n}.tiff", LEARNED[n % 3], seed=n) for n in range(len(parts))]
+    slides = write_slides(folder, "slide", LEARNED, len(parts), first_seed=0)
     with (folder / "cases.csv").open("w", encoding="utf-8", newline="") as stream:
         rows = csv.writer(stream)
         rows.writerow(["slide", "patient", "label", "annotation", "fold"])
@@ -139,9 +141,19 @@ def write_cases(folder: Path) -> list[tuple[GliomaSlide, str]]:
     return list(zip(slides, parts, strict=True))
 
 
-def write_slide(path: Path, grades: dict[str, float], *, seed: int) -> GliomaSlide:
-    """A slide of a stain and structures of its own."""
-    return write_glioma_slide(path, SIZE_L0, grades=grades, mpp=MPP, seed=seed)
+def write_slides(
+    folder: Path, name: str, mixtures: Sequence[dict[str, float]], count: int, *, first_seed: int
+) -> list[GliomaSlide]:
+    """Slides of a stain and structures of their own, of each mixture in turn; as many at once as there are cores."""
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        jobs = [
+            pool.submit(
+                write_glioma_slide, folder / f"{name}{number}.tiff", SIZE_L0,
+                grades=mixtures[number % len(mixtures)], mpp=MPP, seed=first_seed + number,
+            )
+            for number in range(count)
+        ]  # fmt: skip
+        return [job.result() for job in jobs]
 
 
 def cells_of(slide: GradedSlide) -> np.ndarray:

@@ -61,3 +61,13 @@ def grader(tiles):
 grader.patch = 256
 grader.classes = ("grade 2", "grade 3", "grade 4")
 grader.name = "fakes.grader"
+
+
+def slow_grader(tiles):
+    """The same, slowly, so that a test can kill it at work."""
+    time.sleep(float(os.environ.get("FAKE_SECONDS", "0.05")))
+    return grader(tiles)
+
+
+slow_grader.patch = 256
+slow_grader.classes = grader.classes

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import made_up_bags
 import numpy as np
@@ -15,9 +16,12 @@ from PIL import Image
 from digipath.cli import main
 from digipath.errors import BadInput, NotFound, ResolutionTooLow
 from digipath.slide import Slide, open_slide
+from digipath.slide_stain import reference
+from digipath.stain import REFERENCES, StainReference
+from digipath.synthetic import write_slide
 from digipath.tile_augment import COLOUR_JITTER, TileAugmentation
 from digipath.tiling import TileRule, plan_tiles
-from digipath.training.bag_cards import network_card
+from digipath.training.bag_cards import ensemble_card, network_card
 from digipath.training.bag_config import (
     GIVEN,
     BagNetworkSettings,
@@ -27,9 +31,12 @@ from digipath.training.bag_config import (
     mpp_name,
     read_bag_config,
 )
-from digipath.training.bag_plan import plan_bags, prepare_bags, survey
+from digipath.training.bag_plan import BagPlan, plan_bags, prepare_bags, survey
+from digipath.training.bag_results import Chosen
 from digipath.training.grading_config import TileSplit
+from digipath.training.manifest import Manifest, TrainingCase
 from digipath.training.schedule import Schedule
+from digipath.training.splits import Split
 from digipath.weights import load_card
 
 SMALL = """
@@ -99,6 +106,7 @@ WRONG = {
     '[bags]\nbag = 0\n': "[bags] expected bag of at least 1, got 0",
     '[bags]\ngroups = 0\n': "[bags] expected groups of at least 1, got 0",
     '[bags]\ntissue = "white"\n': "[bags] expected tissue to be one of auto, all, white-tiles, got 'white'",
+    '[bags]\nstain = "macenco"\n': "[bags] expected stain to be none, macenko, reinhard or a picture or slide",
     '[bags]\nleast_tissue = 0.0\n': "[bags] expected a share of tissue in (0, 1]",
     '[network]\nscaling = "mean"\n': "[network] expected scaling to be one of training, encoder, got 'mean'",
     '[network]\nscaling = "encoder"\n': '[network] expected an encoder, whose card states the scaling',
@@ -128,6 +136,41 @@ def test_what_is_wrong_is_told_in_a_line_that_names_the_file(read, tmp_path, add
 def test_outlines_have_no_setting(read):
     with pytest.raises(BadInput, match=r"\[data\] has no 'least_label'"):
         read(SMALL.replace("[data]", "[data]\nleast_label = 0.5"))
+
+
+def test_one_stain_for_all_magnifications_read_at_the_finest(read, tmp_path):
+    def with_stain(stain):
+        return read(SMALL + f'[bags]\nmpps = [1, 0.5]\nstain = "{stain}"\n')
+
+    assert read(SMALL).stain is None is with_stain("none").stain
+    assert with_stain("macenko").stain == REFERENCES["macenko"]
+    tissue = write_slide(tmp_path / "tissue.tiff", (1200, 1000), mpp=0.25, tile=256)
+    config = with_stain("tissue.tiff")
+    assert config.stain == reference(tissue.path, mpp=0.5) != reference(tissue.path, mpp=1.0)
+    assert config.record()["bags"]["stain"] == config.stain.to_record()
+    tissue.path.rename(tmp_path / "moved.tiff")
+    assert with_stain("moved.tiff").record() == config.record()  # its stain counts, not its place
+    slides = SMALL.replace('manifest = "lists/cases.csv"', 'folder = "slides"\nmpp = 0.5')
+    assert read(slides + '[bags]\nstain = "macenko"\n').stain == REFERENCES["macenko"]  # each image is a slide
+
+
+def test_the_cards_of_all_magnifications_and_of_their_ensemble_state_the_stain(read):
+    classes = ("grade 2", "grade 3", "grade 4")
+    config = read(SMALL + '[bags]\nmpps = [0.5, 1]\nstain = "reinhard"\n')
+    cases = tuple(TrainingCase(f"{n}", Path(f"{n}.tiff"), None, f"p{n}", label=classes[n % 3]) for n in range(9))
+    split = Split("holdout", cases[:3], cases[3:6], cases[6:])
+    plan = BagPlan(config, Manifest(Path("cases.csv"), cases, classes, "ab" * 32), split, plan_bags(config), 1)
+    about = dict.fromkeys(("epochs", "minutes", "encoder", "versions", "class_weights"))
+    file = {"epoch": 50, "bytes": 10, "sha256": "0" * 64}
+    records = {
+        run.name: {**about, "snapshots": {one.name: file for one in run.snapshots}, "schedule": {}, "scale": 1.0,
+                   "offset": 0.0} for run in plan.runs
+    }  # fmt: skip
+    cards = [network_card(plan, run, run.snapshots[0], records[run.name]) for run in plan.runs]
+    cards.append(ensemble_card(plan, Chosen({}, ("mpp-0-5-last", "mpp-1-last")), records, metrics=()))
+    for card in cards:
+        assert StainReference.from_record(card["input"]["stain"]) == REFERENCES["reinhard"]
+    assert cards[0]["training"]["settings"]["bags"]["stain"] == REFERENCES["reinhard"].to_record()
 
 
 def test_another_task_or_no_file(read, tmp_path):

@@ -23,6 +23,7 @@ from digipath.grading.tile_networks import rule_of
 from digipath.measure.repeated_runs import soft_vote
 from digipath.networks import network_of
 from digipath.nn.mil import mil_head
+from digipath.stain import REFERENCES
 from digipath.training import bag_runs, frozen_bags, tile_source
 from digipath.training.bag_plan import prepare_bags, survey
 from digipath.training.bag_results import chosen
@@ -80,7 +81,7 @@ def plan_of(cases, name):
 
 
 def read_views(slides, plan, mpp, number, seed):
-    views = Views(plan.config.bags.rule(mpp), 32, plan.config.augmentation, 1.0, 0.0, 2, 8, 6)
+    views = Views(plan.config.bags.rule(mpp), 32, plan.config.augmentation, 1.0, 0.0, 2, 8, 6, plan.config.stain)
     with ThreadPoolExecutor(1) as pool:
         yield from _read(slides, views, number, seed, pool)
 
@@ -330,6 +331,54 @@ def test_a_rare_class_weighs_more(cases, tmp_path, monkeypatch, network):
     with pytest.raises(Cancelled, match="seen enough"):
         train_bags(plan.runs[0], bench, tmp_path / "run")
     assert learned == [pytest.approx([1.5, 0.75, 0.75])]
+
+
+@pytest.fixture(scope="module")
+def stained(cases, tmp_path_factory):
+    """A frozen network of one magnification, for slides brought to a stain."""
+    config = made_up_bags.write_config(cases, "stained.toml", network=FROZEN)
+    text = config.read_text().replace("mpps = [0.5, 1.0]", 'mpps = [1.0]\nstain = "macenko"')
+    config.write_text(text.replace("drop = 1", "drop = 0"))
+    return digipath.train(config, out=tmp_path_factory.mktemp("stained") / "out")
+
+
+def test_tiles_are_brought_to_the_stain_before_they_are_embedded_and_scaled(stained, cases):
+    plan, bench = plan_of(cases, "stained.toml")
+    run, folder = plan.runs[0], stained.folder / "runs" / "mpp-1"
+    card = load_card(str(stained.cards[1]))
+    embed = network_of(card).get_layer("tiles")
+    for part, seed in (("train", run.seed), ("validation", plan.config.split.seed)):
+        slides, kept = bench.slides(run, part), np.load(folder / "embeddings" / f"{part}-2.npy")
+        found = np.asarray(embed(scaled_for(card, next(read_views(slides, plan, 1.0, 2, seed)))[None]))[0]
+        assert kept[0] == pytest.approx(found, abs=1e-4)
+    with (
+        _source(run, bench, "train", as_they_are=True) as source,
+        open_frame(cases / "train000.png", plan.config.bags.rule(1.0), mpp=0.5, stain=REFERENCES["macenko"]) as frame,
+    ):
+        middles = {frame.tile((row, column))[16:48, 16:48].tobytes() for row in (0, 1) for column in (0, 1)}
+        assert {tile.astype(np.uint8).tobytes() for tile in source.sample(0)[0]} == middles
+        as_they_are = dataclasses.replace(plan, config=dataclasses.replace(plan.config, augmentation=None))
+        for view in read_views(bench.slides(run, "train"), as_they_are, 1.0, 0, run.seed):
+            assert {tile.tobytes() for tile in view} == middles
+        assert list(channel_scaling(source, len(source))[0]) == pytest.approx(card.record["input"]["scale"])
+
+
+def test_all_cards_name_the_stain_and_grade_brings_a_slide_to_it(stained, cases, tmp_path):
+    assert len(stained.cards) == 3
+    for path in stained.cards:
+        assert bag_networks.published(str(path)).stain == REFERENCES["macenko"]
+    votes = [answers(stained, "test", name) for name in stained.record["kept"]]
+    vote = np.mean([one.probabilities for one in votes], axis=0)
+    assert votes[0].slides.tolist()[-1] == "test201"
+    grades, notes = {}, {}
+    for stain in (None, "none"):
+        out = tmp_path / str(stain)
+        grade = digipath.grade(cases / "test201.png", weights=str(stained.card), mpp=0.5, stain=stain, out=out)
+        grades[stain], notes[stain] = list(grade.bags["probabilities"].values()), grade.slides[0].run["notes"]
+    assert grades[None] == pytest.approx(vote[-1], rel=0.01, abs=0)  # however small
+    assert grades["none"] != pytest.approx(vote[-1], rel=0.1, abs=0)
+    told = "The network was trained on slides normalised (macenko) and sees this one as it is, as asked."
+    assert (told in notes[None], told in notes["none"]) == (False, True)
 
 
 def test_a_measure_that_the_validation_slides_do_not_define(cases):

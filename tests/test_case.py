@@ -63,6 +63,16 @@ def test_what_a_killed_run_left_is_cleared(tmp_path):
         assert (tmp_path / "run.json").exists()
 
 
+def test_what_was_left_in_a_finished_case_is_cleared_too(tmp_path):
+    with case(tmp_path):
+        (tmp_path / "maps.zarr").mkdir()
+        (tmp_path / "run.json").write_text("{}")
+    (tmp_path / ".run.json.77.abcd").write_text("half")
+    with case(tmp_path) as again:
+        assert again.done
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "state.json", "maps.zarr", "run.json"}
+
+
 def test_results_that_are_being_removed_do_not_pass_for_finished_ones(tmp_path, monkeypatch):
     """Killed in the middle of --no-resume: the state must already say that the case is not done."""
     with case(tmp_path):

@@ -166,7 +166,7 @@ def test_a_folder_is_no_slide(run, tmp_path):
         (["--out-mpp", "0.1"], "finer than the working resolution"),
         (["--predictor", "fakes:nothing"], "--predictor MODULE:NAME"),
         (["--predictor", "fakes:broken"], "values in [0, 1]"),
-        (["--tissue", "nowhere.png"], "tissue must be"),
+        (["--tissue", "nowhere.png"], "no such file: expected tissue as auto, all, white-tiles, or a mask or"),
         (["--mpp", "3"], "more than 2 × coarser"),
     ],
 )

@@ -13,13 +13,20 @@ from PIL import Image
 
 import digipath
 from digipath.cli import main
+from digipath.errors import BadInput
+from digipath.grading.tile_frames import open_frame
 from digipath.synthetic import write_slide
+from digipath.tiling import TileRule
+from digipath.training.graded_manifest import read_graded_manifest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fakes
 
 TESTS = Path(__file__).parent
 GRADER = ("--predictor", "fakes:grader")
+NO_TISSUE_FILE = (
+    "no such file: expected tissue as auto, all, white-tiles, or a mask or outline file, got 'no.geojson'"
+)
 
 
 @pytest.fixture
@@ -105,13 +112,27 @@ def test_what_could_not_be_read_is_exit_3_and_said(run, damaged):
 
 
 def test_no_tissue_is_exit_0_said_and_has_no_grade(run, tmp_path):
-    Image.new("RGB", (5000, 600), (243, 242, 244)).save(tmp_path / "glass.png")
+    for name in ("glass.png", "glass2.png"):
+        Image.new("RGB", (5000, 600), (243, 242, 244)).save(tmp_path / name)
     code, out, _ = run("grade", "glass.png", "--mpp", "0.5", *GRADER)
     assert code == 0
+    assert out.startswith("  no grade\n")
     assert "No tissue was found: no grade." in out
     assert "vote" not in out
+    code, out, _ = run("grade", "glass.png", "glass2.png", "--mpp", "0.5", *GRADER, "--out", "case")
+    assert code == 0
+    assert "all slides together:\n  no grade\n" in out
     found = json.loads(run("grade", "glass.png", "--mpp", "0.5", *GRADER, "--json")[1])
     assert (found["case"]["tiles"], found["case"]["highest_grade"]) == (0, None)
+
+
+@pytest.mark.parametrize("verb", ["grade", "tiles"])
+def test_the_help_tells_the_exit_codes(run, verb):
+    code, out, _ = run(verb, "--help")
+    told = out.partition("exit codes:\n")[2]
+    assert code == 0
+    assert [line.split()[0] for line in told.splitlines()] == ["0", "2", "3", "130"]
+    assert ('"no grade"' in told) == (verb == "grade")
 
 
 def test_a_folder_of_tiles_and_one_image(run, tmp_path):
@@ -140,7 +161,8 @@ def test_a_folder_of_tiles_and_one_image(run, tmp_path):
         ((*GRADER, "--least-share", "2"), "least_share must be in [0, 1]"),
         ((*GRADER, "--least-confidence", "-1"), "least_confidence must be in [0, 1]"),
         ((*GRADER, "--views", "3"), "views must be 1, 2, 4 or 8"),
-        ((*GRADER, "--tissue", "no.geojson"), "'no.geojson'"),
+        ((*GRADER, "--tissue", "no.geojson"), NO_TISSUE_FILE),
+        ((*GRADER, "--tissue", "."), "a folder: expected tissue as auto, all, white-tiles, or"),
         ((*GRADER, "--stain", "purple"), "purple"),
         ((*GRADER, "--mpp", "0"), "mpp above 0"),
     ],
@@ -156,7 +178,7 @@ def test_bad_options_of_grade_are_one_line(run, small_slide, tmp_path, words, me
         (("--least-tissue", "0"), "(0, 1]"),
         (("--at-mpp", "-1"), "mpp above 0"),
         (("--at-mpp", "0.1"), "0.5 µm/px is more than 2 × coarser"),
-        (("--tissue", "no.geojson"), "'no.geojson'"),
+        (("--tissue", "no.geojson"), NO_TISSUE_FILE),
         (("--out", "/proc/nowhere"), "cannot write"),
     ],
 )
@@ -243,6 +265,22 @@ def test_written_tiles_are_graded_like_their_slide(run, small_slide, tmp_path):
     slide, folder = (table(tmp_path / name / "tiles.csv") for name in ("of slide", "of folder"))
     assert [row["p grade 3"] for row in slide] == [row["p grade 3"] for row in folder]
     assert [row["image"] for row in folder] == [f"small_r{int(r['row']):04}_c{int(r['column']):04}.png" for r in slide]
+
+
+def test_written_tiles_can_be_trained_on_as_the_help_says(run, small_slide, tmp_path):
+    out = run("tiles", "--help")[1]
+    assert "columns slide, patient, label, mpp" in out
+    run("tiles", small_slide.path, "--tile", "256", "--least-tissue", "0.5")
+    folder = tmp_path / "small.tiles"
+    rows = [[row["file"], "p", "grade 2", row["mpp"]] for row in table(folder / "tiles.csv")]
+    with (folder / "graded.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["slide", "patient", "label", "mpp"], *rows])
+    found = read_graded_manifest(folder / "graded.csv", classes=fakes.grader.classes, at_mpp=0.5)
+    assert [case.slide for case in found.cases] == [folder / row[0] for row in rows]
+    with open_frame(found.cases[0].slide, TileRule(0.5, 256), mpp=found.cases[0].mpp) as frame:
+        assert len(frame.tiles) == 1, "a tile of the training is the tile as it was written"
+    with pytest.raises(BadInput, match="tissue_share"):
+        read_graded_manifest(folder / "tiles.csv", classes=fakes.grader.classes)
 
 
 @pytest.mark.real_data

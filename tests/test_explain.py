@@ -13,7 +13,7 @@ pytestmark = pytest.mark.keras
 # Average over space and a dense layer: α_k is w_kc / (h w), so that the map is that of Σ_k w_kc A_k.
 CLOSED_FORM = """
 import keras, numpy as np
-from digipath.explain import grad_cam
+from digipath.explain import GradCam, grad_cam
 keras.utils.set_random_seed(1)
 image = keras.Input((9, 7, 3))
 x = keras.layers.Conv2D(6, 3, padding="same", activation="relu", name="conv")(image)
@@ -22,12 +22,12 @@ network = keras.Model(image, keras.layers.Activation("softmax")(y))
 pixels = np.random.default_rng(0).normal(0, 1, (9, 7, 3)).astype("f4")
 features = np.asarray(keras.Model(image, x)(pixels[None]))[0]
 kernel = network.get_layer("logits").get_weights()[0]
-worst = 0
+worst, cam = 0, GradCam(network)
 for target in range(3):
     raw = np.maximum(features @ kernel[:, target], 0)
-    found = grad_cam(network, pixels, target=target)
-    assert found.shape == (9, 7) and found.dtype == np.float32 and raw.max() > 0
-    worst = max(worst, np.abs(found - raw / raw.max()).max())
+    for found in (grad_cam(network, pixels, target=target), cam(pixels, target)):
+        assert found.shape == (9, 7) and found.dtype == np.float32 and raw.max() > 0
+        worst = max(worst, np.abs(found - raw / raw.max()).max())
 print(worst < 1e-5)
 """
 
@@ -87,6 +87,52 @@ def test_logits_that_are_the_output():
     network = by_hand()
     logits = keras.Model(network.input, network.get_layer("logits").output)
     np.testing.assert_array_equal(grad_cam(logits, planted(), target=1), grad_cam(network, planted(), target=1))
+
+
+def test_a_network_is_cut_once_for_many_images(monkeypatch):
+    """Of several sizes and classes, as if each had been asked for by itself; nothing is built on the way."""
+    import keras
+
+    from digipath import explain
+    from digipath.explain import GradCam, grad_cam
+    from digipath.nn import build
+
+    network = build("resnet18", widths=(4, 6, 8, 8))
+    chance = np.random.default_rng(0)
+    images = [chance.normal(0, 1, (side, 64, 3)).astype(np.float32) for side in (64, 96, 64)]
+    asked = [(image, target) for image in images for target in range(3)]
+    alone = [grad_cam(network, image, target=target) for image, target in asked]
+    assert sum(heat.max() == 1 for heat in alone) > 3
+    cam, gradient, traced = GradCam(network), explain._gradient, []
+    monkeypatch.setattr(keras, "Model", None)
+    monkeypatch.setattr(explain, "_gradient", lambda *given: traced.append(1) or gradient(*given))
+    for (image, target), expected in zip(asked, alone, strict=True):
+        np.testing.assert_allclose(cam(image, target), expected, atol=1e-5)
+    assert len(traced) <= (2 if keras.backend.backend() == "tensorflow" else len(asked)), "one graph for each size"
+
+
+def test_what_the_cut_gives_is_numerically_the_gradient():
+    """Against differences of the logits of a network whose features go through a dense layer."""
+    import keras
+    from keras import layers
+
+    from digipath.explain import GradCam
+
+    keras.utils.set_random_seed(3)
+    image = keras.Input((4, 4, 3))
+    features = layers.Conv2D(2, 3, padding="same", name="conv")(image)
+    hidden = layers.Dense(5, activation="tanh")(layers.GlobalAveragePooling2D()(features))
+    logits = layers.Dense(2)(hidden)
+    network = keras.Model(image, layers.Activation("softmax")(logits))
+    pixels = np.random.default_rng(0).normal(0, 1, (4, 4, 3)).astype(np.float32)
+    behind = keras.Model(features, logits)
+    at = np.array(keras.Model(image, features)(pixels[None]))
+    for target in (0, 1):
+        step = 1e-2 * np.eye(2, dtype=np.float32)[:, None, None]  # added to one feature everywhere
+        rise = [np.asarray(behind(at + s) - behind(at - s))[0, target] / 2e-2 / 16 for s in step]
+        raw = np.maximum(at[0] @ np.array(rise), 0)
+        assert raw.max() > 0
+        np.testing.assert_allclose(GradCam(network)(pixels, target), raw / raw.max(), atol=1e-3)
 
 
 def test_on_a_tile_classifier():

@@ -17,8 +17,8 @@ def test_a_report_that_was_interrupted_is_written_again(small_slide, tmp_path, m
     graded(small_slide.path, tmp_path / "case", tile=128)
     written = case.write_grade_report
 
-    def interrupted(*arguments):
-        written(*arguments)
+    def interrupted(*arguments, **options):
+        written(*arguments, **options)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(case, "write_grade_report", interrupted)

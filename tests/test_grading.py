@@ -22,6 +22,8 @@ from digipath.errors import (
     ResolutionTooLow,
     SlideNotFound,
 )
+from digipath.grading import case
+from digipath.grading.reporting import write_case_report
 from digipath.measure.tile_grades import read_grades
 from digipath.result import open_segmentation
 from digipath.synthetic import write_slide
@@ -323,8 +325,29 @@ def test_several_slides_are_one_case_whose_tiles_count_alike(small_slide, folder
     again = digipath.open_result(result.folder)
     assert again.readout() == result.readout()
     assert json.loads((result.folder / "case.json").read_text())["mean_grade"] == read.mean_grade
-    assert "other.tiff" in (result.folder / "case.html").read_text()
+    page = (result.folder / "case.html").read_text()
+    assert "other.tiff" in page
+    assert page.count("<img ") == 2, "the map of each slide, as its own folder holds it"
+    other.unlink()
+    write_case_report(result, ())
+    assert (result.folder / "case.html").read_text() == page, "no slide is opened again"
     assert digipath.open_result(result.folder / "other").probabilities.shape == result.slides[1].probabilities.shape
+
+
+@pytest.mark.parametrize("explained", [True, False])
+def test_progress_is_told_while_the_gallery_is_made(small_slide, tmp_path, monkeypatch, explained):
+    heat = (lambda tile, grade: np.zeros(tile.shape[:2], np.float32)) if explained else None
+    monkeypatch.setattr(case, "explainer_of", lambda graders: heat)
+    seen = []
+    result = graded(small_slide.path, tmp_path / "case", gallery=2, progress=seen.append)
+    graded_last = max(i for i, report in enumerate(seen) if report.message == "patches")
+    loading, *told = seen[graded_last + 1 :]
+    read = result.readout()
+    total = sum(min(2 * 2, round(share * read.tiles)) for share in read.shares.values())
+    assert (loading.done, loading.total, loading.message) == (0, total, "loading the network")
+    assert [(report.done, report.total) for report in told] == [(done, total) for done in range(1, total + 1)]
+    assert {report.message for report in told} == {"explaining tiles" if explained else "showing tiles"}
+    assert all(report.rate > 0 for report in told)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from scipy.stats import ttest_ind
 
 from digipath.errors import BadInput
 from digipath.grading.tile_networks import modular_channels, rule_of
+from digipath.networks import common_stain
+from digipath.stain import REFERENCES
 from digipath.tiling import TileRule
 from digipath.training import grading_tiles
 from digipath.training.grading_cards import metrics_of, modular_card, network_card, pair_metrics
@@ -343,6 +345,18 @@ def test_the_cards_of_a_pair_fit_together_and_its_networks_quote_their_own_quest
     assert {metric["name"].split(", ", 2)[2] for metric in first.record["metrics"]} == {TOP}
     assert {metric["name"].split(", ", 2)[2] for metric in second.record["metrics"]} == {REST}
     assert {"accuracy, tiles", f"accuracy, tiles, {TOP}"} <= {metric["name"] for metric in pair.record["metrics"]}
+
+
+def test_all_cards_state_the_stain_that_slides_were_brought_to(plan, drawn, tmp_path):
+    tiles = dataclasses.replace(plan.config.tiles, stain="macenko")
+    plan = dataclasses.replace(plan, config=dataclasses.replace(plan.config, tiles=tiles))
+    run = plan.runs[2]
+    networks = [checked(network_card(plan, one, TRAINED, drawn), tmp_path) for one in run.networks]
+    pair = checked(modular_card(plan, run), tmp_path)
+    assert len(networks) == 2
+    assert common_stain([*networks, pair]) == REFERENCES["macenko"]
+    stated = networks[0].record["training"]["settings"]["tiles"]["stain"]
+    assert stated == REFERENCES["macenko"].to_record()  # not a name, nor a place on this machine
 
 
 # ---- what is left ----

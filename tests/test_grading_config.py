@@ -8,6 +8,9 @@ import re
 import pytest
 
 from digipath.errors import BadInput, NotFound, UnknownWeights
+from digipath.slide_stain import reference
+from digipath.stain import REFERENCES
+from digipath.synthetic import write_slide
 from digipath.tile_augment import GEOMETRIC, GEOMETRIC_AND_PHOTOMETRIC
 from digipath.tiling import TileRule
 from digipath.training.grading_config import (
@@ -96,6 +99,28 @@ def test_the_record_forgets_where_files_lie_and_nothing_else(read):
     assert here != read(SMALL + VARIANT).record()
 
 
+def test_stain_by_name_or_by_a_picture(read, tmp_path):
+    def with_stain(stain):
+        return read(SMALL + f'[tiles]\nmpp = 0.25\nstain = "{stain}"\n')
+
+    assert read(SMALL).stain is None is with_stain("none").stain
+    assert with_stain("reinhard").stain == REFERENCES["reinhard"]
+    assert with_stain("reinhard").record()["tiles"]["stain"] == REFERENCES["reinhard"].to_record()
+    tissue = write_slide(tmp_path / "tissue.tiff", (600, 500), mpp=0.25, tile=256)
+    config = with_stain("tissue.tiff")
+    assert config.stain == reference(tissue.path, mpp=0.25) != REFERENCES["macenko"]
+    tissue.path.rename(tmp_path / "moved.tiff")
+    assert with_stain("moved.tiff").record() == config.record()  # its stain counts, not its place
+
+
+def test_a_folder_of_tiles_has_no_stain(read):
+    text = SMALL.replace('manifest = "lists/cases.csv"', 'folder = "tiles"\nmpp = 0.5') + "[tiles]\n{}\n"
+    assert read(text.format('stain = "none"')).stain is None
+    with pytest.raises(BadInput, match=r"\[tiles\] a stain is fitted on a slide, not on a folder of tiles") as caught:
+        read(text.format('stain = "macenko"'))
+    assert "\n" not in str(caught.value)
+
+
 def test_an_encoder_gets_the_scaling_of_its_card_unless_the_file_states_one(read):
     text = SMALL + '[network]\nencoder = "imagenet-resnet18-torchvision"\n'
     per_channel = pytest.approx([1 / (255 * sd) for sd in (0.229, 0.224, 0.225)], rel=1e-6)
@@ -128,6 +153,8 @@ def test_an_encoder_gets_the_scaling_of_its_card_unless_the_file_states_one(read
         ("[card]", "[tiles]\nshares = [0.6, 0.2, 0.1]\n[card]", r"\[tiles\] expected shares above 0 that sum to 1"),
         ("[card]", "[tiles]\nshares = [0.6, 0.4]\n[card]", r"\[tiles\] shares must be .* list of three"),
         ("[card]", '[tiles]\ntissue = "mask.png"\n[card]', r"\[tiles\] expected tissue to be one of auto, all"),
+        ("[card]", '[tiles]\nstain = "macenco"\n[card]', r"\[tiles\] expected stain to be none, macenko, reinhard"),
+        ("[card]", "[tiles]\nstain = 1\n[card]", r"\[tiles\] stain must be a text"),
         ("[card]", "[tiles]\nleast_tissue = 90\n[card]", r"\[tiles\] expected a share of tissue in \(0, 1\]"),
         ("[card]", "[split]\ntest = 0\n[card]", r"\[split\] expected shares above 0 that leave cases to train on"),
         ("[card]", "[split]\nkind = 1\n[card]", r"\[split\] has no 'kind'; known are validation, test, seed"),
@@ -206,6 +233,7 @@ def test_the_example_is_accepted_and_states_every_setting_with_its_default(read)
 def test_the_variants_of_the_example_are_accepted(read):
     text, variants = tile_example().split("# [[variant]]", 1)
     arms = read(text + re.sub(r"^# ", "", "[[variant]]" + variants, flags=re.M)).arms
-    assert [arm.name for arm in arms] == ["base", "batch-32", "photometric"]
+    assert [arm.name for arm in arms] == ["base", "batch-32", "photometric", "magnitude-2"]
     assert arms[1].schedule.batch == 32
     assert arms[2].augmentation == GEOMETRIC_AND_PHOTOMETRIC
+    assert arms[3].augmentation == dataclasses.replace(arms[0].augmentation, magnitude=2.0)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 
 import fakes
+import made_up_bags
 import numpy as np
 import pytest
 from PIL import Image
 
+import digipath
+from digipath import grading_evaluation
 from digipath.errors import BadInput
+from digipath.grading import tile_networks
 from digipath.grading_evaluation import evaluate_graders, is_grader
+from digipath.stain import REFERENCES
 from digipath.training.grading_results import ALL, CASE, REST, SLIDE, TILE, TOP
 
 RED = {"grade 2": 100, "grade 3": 170, "grade 4": 230}  # as `fakes.grader` calls them
@@ -107,6 +113,24 @@ def test_the_page_and_the_scores_are_written(folder, tmp_path):
     assert "research use only" in page
 
 
+def test_notes_about_slides_are_kept_by_case_and_stand_on_the_page_once(tmp_path):
+    rows = []
+    for number, label in enumerate([*RED, *RED, "grade 2"]):
+        name = f"s{number}.png"
+        size = (256, 100 if number else 256, 3)
+        Image.fromarray(np.full(size, (100 + number, 120, 150), np.uint8)).save(tmp_path / name)
+        rows.append([name, f"p{number}", label, 0.5, "", ""])
+    found = evaluate_graders(
+        "own", manifest=manifest(tmp_path, rows), predictors=[fakes.grader], out=tmp_path / "out"
+    )
+    said = "The image (100 × 256 px) is smaller than a tile of 256 px and is completed by its mirror image."
+    assert found["notes"] == {f"s{number}": [said] for number in range(1, 7)}, "all but the first"
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["notes"] == found["notes"]
+    page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert page.count(said) == 1
+    assert f"s1, s2, s3, s4, s5 and 1 more: {said}" in page
+
+
 def test_only_the_fold_asked_for_is_scored(tmp_path):
     wide(tmp_path / "a.png", [100, 100])
     wide(tmp_path / "b.png", [230, 230, 170])
@@ -126,3 +150,83 @@ def test_manifest_or_folder_with_mpp(given):
 
 def test_segmenting_weights_are_no_graders():
     assert not is_grader("lymphnode-ensemble-v1")
+
+
+# ---- stains ----
+
+STAIN = REFERENCES["macenko"].to_record()
+
+
+def colour(tiles):
+    """(B, P, P, 3) → (B, 3): the shares of red, green and blue in a tile."""
+    mean = tiles.mean(axis=(1, 2), dtype=np.float64)
+    return (mean / mean.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def card(tmp_path, monkeypatch):
+    """A function that writes the card of a tile network which says `colour`, with another `input.stain`."""
+    monkeypatch.setattr(tile_networks, "_load", lambda *_: [colour])
+
+    def write(name, stain):
+        file, content = tmp_path / f"{name}.weights.h5", b"weights"
+        file.write_bytes(content)
+        record = {
+            "schema": 1, "name": name, "kind": "network", "task": "tests", "output": "tile", "activation": "softmax",
+            "network": {"name": "resnet18", "config": {"classes": 3}}, "classes": list(RED), "positive": None,
+            "input": {"modality": "slide", "mpp": 0.5, "patch": 128, "least_tissue": 0.5, "scale": 1.0, "offset": 0.0,
+                      "stain": stain},
+            "file": file.name, "urls": [], "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(),
+            "licence": "CC0-1.0", "citation": "none", "training": {"data": "none", "split": "none"}, "metrics": [],
+            "intended_use": "tests", "limits": ["tests"],
+        }  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+        return str(tmp_path / f"{name}.json")
+
+    return write
+
+
+@pytest.fixture
+def answered(monkeypatch):
+    """A function: the probabilities that `evaluate_graders` scores, of one slide."""
+
+    def probabilities(weights, manifest):
+        kept, scored = [], grading_evaluation.scored
+        with monkeypatch.context() as patch:
+            patch.setattr(grading_evaluation, "scored", lambda one, *a, **k: kept.append(one) or scored(one, *a, **k))
+            evaluate_graders(weights, manifest=manifest, runtime="keras")
+        return kept[0].probabilities
+
+    return probabilities
+
+
+def test_tiles_are_brought_to_the_stain_of_the_card_as_grade_does(card, answered, small_slide, tmp_path):
+    path = manifest(tmp_path, [[small_slide.path, "p", "grade 3", "", "", ""]])
+    stained, plain = card("stained", STAIN), card("plain", None)
+    found = {weights: answered(weights, path) for weights in (stained, plain)}
+    for number, (weights, evaluated) in enumerate(found.items()):
+        out = tmp_path / f"case{number}"
+        graded = digipath.grade(small_slide.path, weights=weights, out=out, gallery=0, runtime="keras")
+        np.testing.assert_array_equal(evaluated.astype(np.float16), graded.probabilities)
+    assert found[plain].shape == found[stained].shape
+    assert np.abs(found[stained] - found[plain]).max() > 0.01
+
+
+def test_a_folder_of_tiles_cannot_be_brought_to_the_stain_of_a_card(card, folder):
+    assert evaluate_graders(card("plain", None), folder=folder, mpp=0.5, runtime="keras")["cases"] == 6
+    with pytest.raises(BadInput, match="a stain is fitted on a slide, not on a folder of tiles") as caught:
+        evaluate_graders(card("stained", STAIN), folder=folder, mpp=0.5, runtime="keras")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.keras
+def test_bags_are_brought_to_the_stain_of_the_card_as_grade_does(answered, tmp_path):
+    Image.fromarray(made_up_bags.tissue(256, 1, 5)).save(tmp_path / "slide.png")
+    path = manifest(tmp_path, [["slide.png", "p", "grade 3", 0.5, "", ""]])
+    found = {}
+    for name, stain in (("stained", STAIN), ("plain", None)):
+        weights = str(made_up_bags.write_card(tmp_path, f"{name}-v1", stain=stain))
+        found[name] = answered(weights, path)[0]
+        graded = digipath.grade(tmp_path / "slide.png", weights=weights, out=tmp_path / name, mpp=0.5, runtime="keras")
+        assert list(graded.bags["probabilities"].values()) == pytest.approx(found[name], abs=1e-6)
+    assert np.abs(found["stained"] - found["plain"]).max() > 1e-4

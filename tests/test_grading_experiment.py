@@ -14,6 +14,7 @@ import digipath
 from digipath.cli import main
 from digipath.errors import BadInput, Cancelled, CaseDiffers
 from digipath.grading import tile_networks
+from digipath.stain import REFERENCES
 from digipath.synthetic import write_slide
 from digipath.training.grading_config import tile_example
 from digipath.training.grading_results import ALL, REST, TILE, TOP, Answers
@@ -312,6 +313,33 @@ def test_slides_with_outlines_and_a_part_that_cannot_be_read(slides, capfd):
     assert (card["classes"], card["positive"]) == (["grade 3", "grade 4"], "grade 4")
     assert card["training"]["seed"] == 7_000_000
     assert card["training"]["split"].startswith("one split by patient, the manifest's own: train 2 slides of 2 pat")
+
+
+@pytest.mark.slow
+@pytest.mark.keras
+def test_slides_brought_to_a_stain_are_graded_as_they_were_scored(slides, tmp_path):
+    config = edited(
+        slides, "stained.toml", ('tissue = "all"', 'tissue = "all"\nstain = "macenko"'),
+        ("shares = [0.1, 0.1, 0.8]", "shares = [0.4, 0.2, 0.4]\nper_class = 60"),
+    )  # fmt: skip
+    result = digipath.train(config, out=tmp_path / "out")
+    graders = tile_networks.published(str(result.card))
+    assert graders.stain == REFERENCES["macenko"]
+    assert result.record["config"]["tiles"]["stain"] == REFERENCES["macenko"].to_record()
+    rows = [row for row in read_rows(result.folder / "tiles.csv") if (row["part"], row["slide"]) == ("test", "4")]
+    cells = tuple(np.array([[int(row["row"]), int(row["column"])] for row in rows]).T)
+    kept = Answers.load(result.folder / "scores" / "base-three-class-1.npz")
+    scored = kept.probabilities[kept.slides == "4"]
+    assert len(scored) == len(rows) == 24
+    maps, notes = {}, {}
+    for stain in (None, "none"):
+        out = tmp_path / f"case-{stain}"
+        grade = digipath.grade(slides / "4.tiff", weights=str(result.card), stain=stain, out=out, gallery=0)
+        maps[stain], notes[stain] = grade.slides[0].maps["probability"][:], grade.slides[0].run["notes"]
+    np.testing.assert_allclose(maps[None][cells], scored, atol=2e-3)
+    assert np.abs(maps["none"] - maps[None]).max() > 5e-3
+    told = "The network was trained on slides normalised (macenko) and sees this one as it is, as asked."
+    assert (told in notes[None], told in notes["none"]) == (False, True)
 
 
 @pytest.mark.keras

@@ -24,6 +24,14 @@ def command(slide, out, *words):
     ]  # fmt: skip
 
 
+def grading(slide, out, *words):
+    """108 tiles in 9 rows, and a report with so many of them that it takes its time."""
+    return [
+        sys.executable, "-m", "digipath", "grade", str(slide), "--out", str(out), "--tissue", "all", "--tile", "128",
+        "--least-tissue", "0.1", "--predictor", "fakes:slow_grader", "--gallery", "9", *words,
+    ]  # fmt: skip
+
+
 def environment(seconds=0.02):
     return {**os.environ, "PYTHONPATH": str(TESTS), "FAKE_SECONDS": str(seconds)}
 
@@ -37,15 +45,24 @@ def rows_done(folder):
     return json.loads(checkpoint.read_text())["rows_done"] if checkpoint.exists() else 0
 
 
-def kill_after_progress(slide, folder, pause):
-    """Run until more rows are final than before, then for `pause` seconds, then kill -9."""
-    before = rows_done(folder)
-    run = subprocess.Popen(command(slide, folder), env=environment())
-    while rows_done(folder) <= before and run.poll() is None:
+def run_whole(words, seconds=0.02):
+    assert subprocess.run(words, env=environment(seconds), check=False).returncode == 0
+
+
+def kill_when(words, reached, *, pause=0.0, seconds=0.02):
+    """Run until `reached()`, then for `pause` seconds, then kill -9; False where the run ended before."""
+    run = subprocess.Popen(words, env=environment(seconds))
+    while not reached() and run.poll() is None:
         time.sleep(0.005)
     time.sleep(pause)
     run.send_signal(signal.SIGKILL)
-    return run.wait() == -signal.SIGKILL, rows_done(folder)
+    return run.wait() == -signal.SIGKILL
+
+
+def kill_after_progress(words, folder, pause):
+    """Run until more rows are final than before, then for `pause` seconds, then kill -9."""
+    before = rows_done(folder)
+    return kill_when(words, lambda: rows_done(folder) > before, pause=pause), rows_done(folder)
 
 
 def test_kill_9_at_ten_moments_ends_in_the_same_bytes(small_slide, tmp_path):
@@ -54,7 +71,7 @@ def test_kill_9_at_ten_moments_ends_in_the_same_bytes(small_slide, tmp_path):
     chance, killed, seen = random.Random(4), 0, set()
     for attempt in range(40):
         folder = tmp_path / f"killed {killed // 5}"  # five kills in a row, then a new folder
-        was_killed, rows = kill_after_progress(small_slide.path, folder, chance.random() * 0.2)
+        was_killed, rows = kill_after_progress(command(small_slide.path, folder), folder, chance.random() * 0.2)
         killed, seen = killed + was_killed, seen | {rows}
         if killed == 10:
             break
@@ -65,6 +82,85 @@ def test_kill_9_at_ten_moments_ends_in_the_same_bytes(small_slide, tmp_path):
         assert last.returncode == 0
         assert json.loads((folder / "state.json").read_text())["state"] == "done"
         assert maps_of(folder) == maps_of(tmp_path / "whole")
+
+
+# --- a grade ---------------------------------------------------------------------------------
+
+FROM_MAPS = ("tiles.csv", "summary.json", "grade_map.png", "grade.geojson")
+
+
+@pytest.fixture(scope="module")
+def whole_grade(small_slide, tmp_path_factory):
+    """The folder of a grade that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "case"
+    run_whole(grading(small_slide.path, folder), seconds=0)
+    return folder
+
+
+def told(folder):
+    """What a grade says, but for when and how fast."""
+    run = json.loads((folder / "run.json").read_text())
+    kept = {name: run[name] for name in ("tiles", "coverage", "reading", "notes", "settings")}
+    return kept, {name: (folder / name).read_bytes() for name in FROM_MAPS}, maps_of(folder)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def state(folder):
+    return json.loads((folder / "state.json").read_text())["state"]
+
+
+def test_kill_9_of_a_grade_at_six_moments_ends_in_the_same_grade(small_slide, whole_grade, tmp_path):
+    chance, killed, seen = random.Random(5), 0, set()
+    for attempt in range(20):
+        folder = tmp_path / f"killed {killed // 3}"  # three kills in a row, then a new folder
+        words = grading(small_slide.path, folder)
+        was_killed, rows = kill_after_progress(words, folder, chance.random() * 0.3)
+        killed, seen = killed + was_killed, seen | {rows}
+        if killed == 6:
+            break
+        assert attempt < 19, "the runs end before they can be killed"
+    assert len(seen) >= 3, "killed at so few different places"
+    for folder in (tmp_path / "killed 0", tmp_path / "killed 1"):
+        assert not (folder / "report.html").exists()
+        run_whole(grading(small_slide.path, folder))
+        assert (state(folder), names(folder)) == ("done", names(whole_grade))
+        assert told(folder) == told(whole_grade)
+
+
+@pytest.mark.parametrize("last", ["tiles.csv", "grade_map.png", "grade.geojson"])
+def test_kill_9_of_a_grade_while_its_report_is_written(small_slide, whole_grade, tmp_path, last):
+    words = grading(small_slide.path, tmp_path / "case")
+    assert kill_when(words, (tmp_path / "case" / last).exists, seconds=0)
+    assert (state(tmp_path / "case"), rows_done(tmp_path / "case")) == ("running", 9)
+    assert not (tmp_path / "case" / "run.json").exists(), "the whole report had been written"
+    run_whole(words, seconds=0)
+    assert (state(tmp_path / "case"), names(tmp_path / "case")) == ("done", names(whole_grade))
+    assert told(tmp_path / "case") == told(whole_grade)
+    assert "grade 4, most certain" in (tmp_path / "case" / "report.html").read_text()
+
+
+def test_kill_9_while_a_finished_grade_is_read_again_by_other_thresholds(small_slide, whole_grade, tmp_path):
+    folder = tmp_path / "case"
+    run_whole(grading(small_slide.path, folder), seconds=0)
+    stricter = grading(small_slide.path, folder, "--least-share", "0.9")
+
+    def of_no_reading():
+        return json.loads((folder / "run.json").read_text())["reading"] is None
+
+    assert kill_when(stricter, of_no_reading, seconds=0)
+    assert of_no_reading(), "the whole report had been written"
+    run_whole(stricter, seconds=0)
+    assert json.loads((folder / "run.json").read_text())["reading"]["least_share"] == 0.9
+    assert json.loads((folder / "summary.json").read_text())["highest_grade"] is None
+    run_whole(grading(small_slide.path, folder), seconds=0)
+    assert names(folder) == names(whole_grade)
+    assert told(folder) == told(whole_grade)
+
+
+# --- interrupts, other runs, the disk --------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

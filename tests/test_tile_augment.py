@@ -23,10 +23,10 @@ NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 
 
 class Chance:
-    """A generator that gives these numbers: crop (2), mirror, shear, zoom, brightness, contrast, saturation, hue."""
+    """A generator that gives these numbers: crop, mirror, shear, zoom, brightness, contrast, saturation, hue, turns."""
 
     def __init__(self, **given):
-        names = ("row", "col", "mirror", "shear", "scale", "brightness", "contrast", "saturation", "hue")
+        names = ("row", "col", "mirror", "shear", "scale", "brightness", "contrast", "saturation", "hue", "turns")
         self.values = np.array([given.get(name, 0.5) for name in names])
 
     def uniform(self, size):
@@ -80,6 +80,15 @@ def test_every_second_tile_is_mirrored_left_to_right():
     turned = [not np.array_equal(tile, NOISE) for tile in found]
     assert 70 < sum(turned) < 130
     np.testing.assert_array_equal(found[turned.index(True)], NOISE[:, ::-1])
+
+
+@pytest.mark.parametrize(("chance", "turns"), [(0.0, 0), (0.249, 0), (0.25, 1), (0.5, 2), (0.999, 3)])
+def test_a_tile_is_turned_by_quarters_after_it_was_mirrored(chance, turns):
+    turned = augment_tile(NOISE, replace(NEUTRAL, rotations=True), Chance(turns=chance))
+    np.testing.assert_array_equal(turned, np.rot90(NOISE, turns))
+    both = augment_tile(NOISE, replace(NEUTRAL, flip=True, rotations=True), Chance(mirror=0.0, turns=chance))
+    np.testing.assert_array_equal(both, np.rot90(NOISE[:, ::-1], turns))
+    assert not GEOMETRIC.rotations  # the paper's
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from made_up_tiles import CLASSES, TILE, case, outlines
 
 from digipath.errors import BadInput, Cancelled, SlideNotFound
+from digipath.stain import REFERENCES
 from digipath.tiling import TileRule
 from digipath.training.manifest import TrainingCase
 from digipath.training.tile_draw import LabelledTile, draw_tiles, find_tiles, label_tiles
@@ -92,6 +93,15 @@ def test_all_cases_are_looked_at_in_their_order(tmp_path):
         find_tiles(cases, RULE, classes=CLASSES, cancel=lambda: True)
     with pytest.raises(SlideNotFound, match=r"gone\.png"):
         find_tiles([*cases, replace(cases[0], slide=tmp_path / "gone.png")], RULE, classes=CLASSES)
+
+
+def test_a_stain_that_cannot_be_fitted_is_told_before_any_tile_is_drawn(tmp_path):
+    """A picture of one colour."""
+    one = case(tmp_path, "a", 32, 32)
+    assert len(find_tiles([one], RULE, classes=CLASSES)) == 1
+    with pytest.raises(BadInput, match=r'in a training leave the slide out or set stain = "none": .*a\.png') as caught:
+        find_tiles([one], RULE, classes=CLASSES, stain=REFERENCES["macenko"])
+    assert "\n" not in str(caught.value)
 
 
 def test_refused_labels(tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 
 import digipath
 from digipath.errors import BadCard, BadInput, BadPredictor, UnknownWeights, WeightsCorrupt
+from digipath.grading import explanations
 from digipath.grading.explanations import explainer_of
 from digipath.grading.tile_networks import ModularPredictor, modular_channels, own, published
 from digipath.tiling import TileRule
@@ -251,6 +252,25 @@ def test_networks_of_cards_answer_as_keras_does_and_pairs_by_the_formula(trained
     for grade, asked, channel in ((0, "second", 1), (2, "first", 0)):
         both = [grad_cam(networks["one"], scaled, target=grade), grad_cam(networks[asked], scaled, target=channel)]
         np.testing.assert_allclose(explain(tile, grade), np.mean(both, axis=0), atol=1e-3)
+
+
+@pytest.mark.keras
+@pytest.mark.slow
+def test_networks_are_cut_in_two_once_for_all_tiles(trained, monkeypatch):
+    _, tile = trained
+    made = []
+
+    class Counted(explanations.GradCam):
+        def __init__(self, network):
+            made.append(network)
+            super().__init__(network)
+
+    monkeypatch.setattr(explanations, "GradCam", Counted)
+    explain = explainer_of(published("all", runtime="keras"))
+    assert len(made) == 3
+    for grade in (0, 1, 2, 2):
+        assert explain(tile, grade).shape == tile.shape[:2]
+    assert len(made) == 3
 
 
 def answering(values, **attributes):

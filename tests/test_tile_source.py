@@ -12,9 +12,12 @@ import pytest
 from made_up_tiles import TILE, case, where
 
 from digipath.errors import BadInput, SlideUnreadable
+from digipath.grading.tile_frames import open_frame
+from digipath.stain import REFERENCES
 from digipath.synthetic import write_slide
 from digipath.tile_augment import COLOUR_JITTER, GEOMETRIC, TileAugmentation
 from digipath.tiling import TileRule
+from digipath.training import tile_source
 from digipath.training.data import keras_batches, tensorflow_batches
 from digipath.training.grading_runs import _chunks
 from digipath.training.manifest import TrainingCase
@@ -241,6 +244,54 @@ class TestBags:
     def test_refusals(self, cases, cells, changes, message):
         with pytest.raises(BadInput, match=message):
             bags_of(cases, cells, **changes)
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    """A generated slide, whose last row and column of tiles are cut off."""
+    path = tmp_path_factory.mktemp("stained") / "slide.tiff"
+    write_slide(path, (1100, 800), tile=256, seed=3, lossless=True)
+    return TrainingCase("slide", path, None, "slide")
+
+
+class TestStain:
+    @pytest.mark.parametrize("method", ["macenko", "reinhard"])
+    @pytest.mark.parametrize("rule", [TileRule(0.5, 96, 0.5), TileRule(1.0, 64, 0.3, "white-tiles")])
+    def test_tiles_and_bags_are_what_grade_sees_bit_for_bit(self, slide, rule, method):
+        stain = REFERENCES[method]
+        with open_frame(slide.slide, rule, stain=stain) as frame, open_frame(slide.slide, rule) as unstained:
+            cells = [(int(row), int(column)) for row, column in frame.tiles.cells]
+            expected = [frame.tile(cell) for cell in cells]
+            assert np.abs(expected[0].astype(float) - unstained.tile(cells[0])).mean() > 1
+        assert len(cells) > 10
+        tiles = [LabelledTile(0, cell, 0) for cell in cells]
+        given = {"classes": 2, "augmentation": None, "stain": stain, "shuffle": False}
+        with TileSource([slide], tiles, rule, **given) as source:
+            np.testing.assert_array_equal([source.tile(number) for number in range(len(tiles))], expected)
+            np.testing.assert_array_equal([source.sample(index)[0] for index in range(len(tiles))], expected)
+        with BagSource([slide], [cells], [0], rule, bag=len(cells), crop_px=rule.tile_px, **given) as source:
+            bag, _ = source.sample(0)
+        assert {tile.astype(np.uint8).tobytes() for tile in bag} == {tile.tobytes() for tile in expected}
+
+    def test_a_slide_is_fitted_once_though_it_is_closed_and_opened_again(self, slide, monkeypatch):
+        fitted, opened, fit, open_slide = [], [], tile_source.tile_staining, tile_source.open_slide
+        monkeypatch.setattr(tile_source, "tile_staining", lambda *given: fitted.append(given) or fit(*given))
+        monkeypatch.setattr(tile_source, "open_slide", lambda *a, **k: opened.append(a) or open_slide(*a, **k))
+        cases, tiles = [slide, replace(slide, name="again")], [LabelledTile(0, (3, 3), 0), LabelledTile(1, (3, 3), 1)]
+        given = {"classes": 2, "augmentation": None, "stain": REFERENCES["macenko"], "shuffle": False}
+        with TileSource(cases, tiles, TileRule(0.5, 96), **given) as source, ThreadPoolExecutor(4) as pool:
+            first = list(pool.map(source.tile, [0, 1] * 4))
+            source.close()
+            last = [source.tile(number) for number in (0, 1)]
+        assert (len(fitted), len(opened)) == (2, 4)
+        np.testing.assert_array_equal(first[:2], last)
+
+    def test_a_slide_without_stain_is_named(self, tmp_path):
+        one_colour = case(tmp_path, "one", 32, 32)
+        with source_of([one_colour], [LabelledTile(0, (0, 0), 0)], stain=REFERENCES["macenko"]) as source:
+            with pytest.raises(BadInput, match=r'or set stain = "none": .*one\.png'):
+                source.sample(0)
+            assert isinstance(source.failure, BadInput)
 
 
 def test_channel_scaling_by_hand(tmp_path):

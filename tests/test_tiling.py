@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from fractions import Fraction
 
+import made_up_bags
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,8 +14,9 @@ from digipath.errors import BadInput, MissingResolution, ResolutionTooLow
 from digipath.grid import tile_lattice
 from digipath.slide import open_slide
 from digipath.slide_stain import reference
+from digipath.stain import REFERENCES
 from digipath.synthetic import write_slide
-from digipath.tiling import TileRule, plan_tiles
+from digipath.tiling import TileRule, plan_tiles, tile_staining, tiles_at
 from digipath.tissue import tissue_mask
 from digipath.values import BACKGROUND, EXCLUDED, PREDICTED
 
@@ -237,6 +239,26 @@ def test_a_stain_that_cannot_be_fitted_is_one_line(tmp_path):
     target = reference("macenko", mpp=0.5)
     with open_slide(tmp_path / "white.png", mpp=0.5) as source, pytest.raises(BadInput, match="--stain none"):
         plan_tiles(source, TileRule(0.5, 200, tissue="all"), stain=target)
+
+
+@pytest.mark.parametrize("tissue", ["auto", "all", "white-tiles"])
+def test_the_staining_of_tiles_is_that_of_their_plan(small_slide, tissue):
+    rule = TileRule(1.0, 64, tissue=tissue)
+    with open_slide(small_slide.path) as source:
+        planned = plan_tiles(source, rule, stain=REFERENCES["macenko"]).staining
+        assert tile_staining(source, rule, REFERENCES["macenko"]) == planned
+        assert planned.target == REFERENCES["macenko"]
+        assert tile_staining(source, rule, None) is None
+
+
+def test_a_stain_must_be_possible_at_each_resolution(tmp_path):
+    """100 px at 0.5 µm/px are 25 px at 2 µm/px, where 625 pixels are stained, and 13 px at 4 µm/px: 169."""
+    Image.fromarray(made_up_bags.tissue(100, 1, 0)).save(tmp_path / "small.png")
+    with open_slide(tmp_path / "small.png", mpp=0.5) as source:
+        rule = TileRule(0.5, 8, tissue="all")
+        assert len(tiles_at(source, rule, [0.5, 2.0], stain=REFERENCES["reinhard"])) == 2
+        with pytest.raises(BadInput, match=r"at least 500 stained pixels.*in a training leave the slide out or set "):
+            tiles_at(source, rule, [0.5, 2.0, 4.0], stain=REFERENCES["reinhard"])
 
 
 def test_a_slide_of_one_level_is_planned_like_one_of_many(tmp_path):

@@ -17,13 +17,20 @@ NOTICE = "For research use only. Not for diagnostic procedures."
 
 
 def add_verb(
-    verbs: Any, name: str, run: Callable[[argparse.Namespace], int], help: str, examples: str  # noqa: ANN401
+    verbs: Any,  # noqa: ANN401
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    help: str,
+    examples: str,
+    *,
+    more: str = "",
 ) -> argparse.ArgumentParser:
+    """Declare a verb; its --help ends with `examples`, then with `more`."""
     parser = verbs.add_parser(
         name,
         help=help,
         description=f"{help[0].upper()}{help[1:]}.",
-        epilog=f"examples:\n{examples}",
+        epilog=f"examples:\n{examples}{more}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)

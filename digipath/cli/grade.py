@@ -21,6 +21,20 @@ if TYPE_CHECKING:
     from digipath.result import Grade
 
 INCOMPLETE = 3
+EXIT_CODES = """
+exit codes:
+  0    done{done}
+  2    bad input or usage, one line says what
+  3    done, but some tiles could not be read
+  130  interrupted, the same command goes on
+"""
+TO_TRAIN = """
+to train on these tiles:
+  list their files in a manifest (columns slide, patient, label, mpp): [data] manifest of `digipath train --example
+  tiles`, with [tiles] mpp and tile as they were written; or sort them into a folder for each class: [data] folder,
+  where each counts as a patient of its own. tiles.csv itself knows no label and no patient. A training from the
+  slides needs no written tiles.
+"""
 
 
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
@@ -39,6 +53,7 @@ def _add_grade(verbs: Any) -> None:  # noqa: ANN401
         "  digipath grade slide.svs --weights mine/weights/NAME.json --views 4\n"
         "  digipath grade slide.svs --least-share 0.1 --least-confidence 0.8   stricter: the highest grade present\n"
         "  digipath grade slide.svs --predictor my_module:my_network\n",
+        more=EXIT_CODES.format(done='; where there is no tile to grade, a line says "no grade" and why'),
     )
     verb.add_argument("slides", nargs="+", help="slides, images or folders of tiles of one case")
     verb.add_argument("--out", metavar="FOLDER", help="where results go (default: ./<slide>.grade)")
@@ -132,9 +147,11 @@ def _tell(result: Grade) -> None:
 
 
 def _tell_readout(read: dict[str, Any]) -> None:
-    if bags := read.get("bags"):
-        _tell_bags(bags)
+    bags = read.get("bags") or {"grade": None}
+    _tell_bags(bags)
     if not read["tiles"]:
+        if bags["grade"] is None:
+            print("  no grade")
         return
     for name, share in read["shares"].items():
         area = "" if read["areas_mm2"] is None else f", {read['areas_mm2'][name]:.2f} mm²"
@@ -163,6 +180,7 @@ def _add_tiles(verbs: Any) -> None:  # noqa: ANN401
         "  digipath tiles slide.svs --out tiles\n"
         "  digipath tiles slide.svs --at-mpp 0.25 --tile 512 --tissue white-tiles --least-tissue 0.25\n"
         "  digipath tiles slide.svs --format none          the table alone\n",
+        more=TO_TRAIN + EXIT_CODES.format(done=""),
     )
     verb.add_argument("slide", help="a whole-slide image, or a JPEG, PNG or TIFF with --mpp")
     verb.add_argument("--out", metavar="FOLDER", help="where tiles go (default: ./<slide>.tiles)")

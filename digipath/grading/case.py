@@ -296,7 +296,7 @@ class _Run:
 
     def _report(self, frame: Frame, record: dict[str, Any], folder: Path) -> None:
         graders = self.graders
-        write_grade_report(folder, frame, record, graders.cards, lambda: self.explain)
+        write_grade_report(folder, frame, record, graders.cards, lambda: self.explain, progress=self.progress)
         write_json(folder / RUN, record)
 
     def _identity(self, frame: Frame) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from digipath.explain import GradCam
 from digipath.grading.tile_networks import Graders, Member, modular_channels
 from digipath.networks import network_of
 from digipath.runtime import without_startup_notices
@@ -22,10 +23,8 @@ def explainer_of(graders: Graders) -> Explainer | None:
     """
     if not graders.members:
         return None
-    from digipath.explain import grad_cam  # here, because it imports Keras
-
     with without_startup_notices():
-        networks = {card.name: network_of(card) for card in graders.cards}
+        cams = {name: GradCam(network_of(card)) for name, card in {c.name: c for c in graders.cards}.items()}
 
     def explain(tile: NDArray[np.uint8], grade: int) -> NDArray[np.float32]:
         found = []
@@ -33,7 +32,7 @@ def explainer_of(graders: Graders) -> Explainer | None:
             card, channel = _asked(member, grade)
             asked = card.record["input"]
             scaled = tile * np.asarray(asked["scale"], np.float32) + np.asarray(asked["offset"], np.float32)
-            found.append(grad_cam(networks[card.name], scaled, target=channel))
+            found.append(cams[card.name](scaled, channel))
         return np.mean(found, axis=0)
 
     return explain

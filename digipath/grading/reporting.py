@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from digipath.files import made_folder, write_atomically, write_json
 from digipath.grading.explanations import Explainer
@@ -22,7 +24,6 @@ from digipath.measure.tile_grades import (
     read_grades,
     share_at_confidence,
 )
-from digipath.planning import OVERVIEW_PX
 from digipath.report import (
     NOTICE,
     BagInput,
@@ -39,13 +40,13 @@ from digipath.report import (
     grade_page,
 )
 from digipath.result import CASE_FILE, STORED, Grade, GradedSlide
-from digipath.slide import Overview, open_slide
-from digipath.values import PREDICTED, Card
+from digipath.values import PREDICTED, Card, Progress, ProgressCallback
 
 OWNED = (
     "checkpoint.json", "maps.zarr", "run.json", "summary.json", "tiles.csv", "report.html",
 )  # fmt: skip
-OF_SLIDES = ("grade_map.png", "grade.geojson")
+MAP = "grade_map.png"
+OF_SLIDES = (MAP, "grade.geojson")
 UNCERTAINTY = ("aleatoric", "epistemic")
 CONFIDENCES = tuple(round(0.02 * step, 2) for step in range(51))
 CASE_RULE = "Every tile of every slide counts alike."
@@ -58,11 +59,14 @@ def write_grade_report(
     record: Mapping[str, Any],
     cards: Sequence[Card],
     explainer: Callable[[], Explainer | None] = lambda: None,
+    *,
+    progress: ProgressCallback | None = None,
 ) -> None:
     """Write tiles.csv, summary.json and report.html from the maps in `folder`; of slides also the map and its outlines.
 
     Args:
         explainer: makes what shows where in a tile a network looked; asked only where tiles are shown.
+        progress: called as these tiles are shown and explained.
     """
     shown = ("probability", "coverage", ATTENTION, *UNCERTAINTY)
     maps = {name: stored[:].astype(np.float32) for name, stored in open_maps(folder).items() if name in shown}
@@ -91,7 +95,15 @@ def write_grade_report(
         classes=record["classes"],
         readout=readout_input(readout, probabilities),
         tiles=_ledger(frame, record),
-        gallery=_gallery(frame, record["classes"], cells, probabilities, count=reading["gallery"], explainer=explainer),
+        gallery=_gallery(
+            frame,
+            record["classes"],
+            cells,
+            probabilities,
+            count=reading["gallery"],
+            explainer=explainer,
+            progress=progress,
+        ),
         uncertainty=uncertainty,
         notes=notes,
         run=record,
@@ -162,18 +174,16 @@ def _of_slide(slide: GradedSlide) -> GradeInput:
         bags=_bags(slide.run.get("bags")),
         notes=slide.summary["notes"],
         run=slide.run,
-        **_seen_again(slide),
+        picture=_drawn(slide),
     )
 
 
-def _seen_again(slide: GradedSlide) -> dict[str, Any]:
-    """The map of a slide that was graded, over a new overview; nothing of a folder of tiles."""
-    told, probability = slide.run["slide"], slide.maps["probability"][:].astype(np.float32)
-    if "size_l0" not in told or not slide.tiles:
-        return {}
-    with open_slide(told["path"], mpp=told["mpp"]) as source:
-        overview = source.overview(longest_px=OVERVIEW_PX)
-    return _laid_over(overview, float(slide.tiles[0]["side_l0"]), probability, np.asarray(slide.maps["coverage"][:]))
+def _drawn(slide: GradedSlide) -> Image.Image | None:
+    """The map of a slide as its own report drew it; None of a folder of tiles, which lie on no slide."""
+    if "size_l0" not in slide.run["slide"]:
+        return None
+    with Image.open(slide.folder / MAP) as picture:
+        return picture.convert("RGB")
 
 
 def _areas_mm2(frame: Frame, graded: NDArray[np.bool_]) -> NDArray[np.float64] | None:
@@ -270,18 +280,28 @@ def _gallery(
     *,
     count: int,
     explainer: Callable[[], Explainer | None],
+    progress: ProgressCallback | None,
 ) -> list[GalleryInput]:
     """The most and the least certain tiles of each grade, with what the network looked at."""
     if not count or not len(cells):
         return []
-    explain = explainer()
-    found = []
-    for index, both in enumerate(most_and_least_certain(probabilities, count)):
-        for certain, chosen in zip((True, False), both, strict=True):
-            tiles = [_picture(frame, explain, cells[at], probabilities[at], index) for at in chosen.tolist()]
-            if tiles:
-                found.append(GalleryInput(classes[index], certain, tiles))
-    return found
+    chosen = [
+        (index, certain, at)
+        for index, both in enumerate(most_and_least_certain(probabilities, count))
+        for certain, rows in zip((True, False), both, strict=True)
+        for at in rows.tolist()
+    ]
+    if progress is not None:
+        progress(Progress(0, len(chosen), 0.0, "loading the network"))
+    explain, began = explainer(), time.perf_counter()
+    doing = "showing tiles" if explain is None else "explaining tiles"
+    shown: dict[tuple[int, bool], list[TilePicture]] = {}
+    for done, (index, certain, at) in enumerate(chosen, 1):
+        tiles = shown.setdefault((index, certain), [])
+        tiles.append(_picture(frame, explain, cells[at], probabilities[at], index))
+        if progress is not None:
+            progress(Progress(done, len(chosen), done / max(time.perf_counter() - began, 1e-9), doing))
+    return [GalleryInput(classes[index], certain, tiles) for (index, certain), tiles in shown.items()]
 
 
 def _picture(
@@ -298,15 +318,10 @@ def _on_slide(frame: Frame, probability: NDArray[np.floating], codes: NDArray[np
     """What a page needs to lay tiles over a slide."""
     if not isinstance(frame, SlideFrame):
         return {}
-    return _laid_over(frame.plan.overview, frame.tiles.tile_px * frame.l0_per_px, probability, codes)
-
-
-def _laid_over(
-    overview: Overview, side_l0: float, probability: NDArray[np.floating], codes: NDArray[Any]
-) -> dict[str, Any]:
+    overview = frame.plan.overview
     masked = np.where((codes == PREDICTED)[..., None], probability, np.nan)
-    geometry = TileFrame(side_l0, overview.downsample, overview.mpp)
-    return {"overview": overview.image, "probabilities": masked, "coverage": codes.astype(np.uint8), "frame": geometry}
+    geometry = TileFrame(frame.tiles.tile_px * frame.l0_per_px, overview.downsample, overview.mpp)
+    return {"overview": overview.image, "probabilities": masked, "coverage": codes, "frame": geometry}
 
 
 def _in_folder(frame: Frame, cells: NDArray[np.int64], probabilities: NDArray[np.floating]) -> dict[str, Any]:
@@ -326,7 +341,7 @@ def _write_map(folder: Path, frame: SlideFrame, given: GradeInput) -> None:
     )
     stream = io.BytesIO()
     picture.save(stream, "PNG")
-    write_atomically(folder / "grade_map.png", stream.getvalue())
+    write_atomically(folder / MAP, stream.getvalue())
     outlines = grade_geojson(
         given.probabilities, side_l0=given.frame.side_l0, classes=given.classes, tissue_share=frame.tiles.share,
         uncertainty=given.uncertainty,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 Array = NDArray[np.generic]
 
@@ -142,6 +143,7 @@ class GradeInput:
         tiles: the ledger.
         overview: (rows, columns, 3) uint8 RGB; probabilities: (R, C, K), NaN = no prediction; coverage: (R, C) codes
             of `digipath.values`; frame: where they lie. None, all four, where tiles lie on no slide.
+        picture: of the map, where it was drawn before; then the page of a case needs none of these four.
         tile_names: name → probabilities of each class, for a folder of tiles.
         gallery: most and least certain tiles.
         uncertainty: maps (R, C) by name. attention: (R, C) ≥ 0, NaN where a tile was not looked at.
@@ -158,6 +160,7 @@ class GradeInput:
     probabilities: NDArray[np.floating] | None = None
     coverage: NDArray[np.uint8] | None = None
     frame: TileFrame | None = None
+    picture: Image.Image | None = None
     tile_names: Mapping[str, Sequence[float]] = field(default_factory=dict)
     gallery: Sequence[GalleryInput] = ()
     uncertainty: Mapping[str, Array] = field(default_factory=dict)

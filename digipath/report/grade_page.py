@@ -138,6 +138,8 @@ def _pictures(given: GradeInput) -> str:
 
 
 def _grade_picture(given: GradeInput) -> Image.Image | None:
+    if given.picture is not None:
+        return given.picture
     if given.overview is None or given.probabilities is None or given.coverage is None or given.frame is None:
         return None
     return grade_overlay(

@@ -32,7 +32,7 @@ def network_card(
     name, config, file = plan.name(snapshot), plan.config, trained["snapshots"][snapshot.name]
     kept = ("epochs", "minutes", "encoder", "versions", "class_weights")
     settings = {
-        "bags": asdict(config.bags),
+        "bags": config.record()["bags"],
         "network": asdict(config.network),
         "augmentation": _augmentation(plan),
         "schedule": dict(trained["schedule"]),
@@ -116,7 +116,7 @@ def _data(plan: BagPlan, part: str) -> str:
 
 
 def _input(plan: BagPlan, run: BagRun, trained: Mapping[str, Any]) -> dict[str, Any]:
-    asked = plan.config.bags
+    asked, stain = plan.config.bags, plan.config.stain
     return {
         "modality": "slide",
         "mpp": run.mpp,
@@ -130,7 +130,7 @@ def _input(plan: BagPlan, run: BagRun, trained: Mapping[str, Any]) -> dict[str, 
         "augmentation": _augmentation(plan),
         "scale": trained["scale"],
         "offset": trained["offset"],
-        "stain": None,
+        "stain": stain and stain.to_record(),
     }
 
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from digipath import slide_stain
 from digipath.errors import BadInput
+from digipath.stain import StainReference
 from digipath.tile_augment import TileAugmentation
 from digipath.tiling import TileRule
-from digipath.training.config import CardText
+from digipath.training.config import CardText, stain_setting
 from digipath.training.grading_config import DERIVED, TISSUES, GradedData, TileSplit, augmentation_of
 from digipath.training.schedule import Schedule
 from digipath.training.sections import NONE, T, parsed, read_toml, typed
@@ -50,6 +53,7 @@ class BagSettings:
     Attributes:
         mpps: µm per pixel, a network for each.
         tile, least_tissue, tissue: see `digipath.tiling.TileRule`. crop: px that are seen of a tile.
+        stain: bring every slide to the reference of this method, or to the stain of this picture or slide.
         drawn: tiles of a slide in a step of training.
         bag: tiles in a group when the network is used. groups: how many then, on validation and test slides too;
             None: as many as hold all tiles once. augment: whether tiles are changed then as in training.
@@ -60,6 +64,7 @@ class BagSettings:
     crop: int = 224
     least_tissue: float = 0.25
     tissue: str = "white-tiles"
+    stain: str | None = None
     drawn: int = 50
     bag: int = 200
     groups: int | None = 1
@@ -172,9 +177,20 @@ class BagConfig:
                 f"[ensemble] expected drop below {count}, the snapshots of all mpps together, got {self.ensemble.drop}"
             )
 
+    @cached_property
+    def stain(self) -> StainReference | None:
+        """What the slides are brought to, at all magnifications; a slide that gives it is read at the finest.
+
+        Raises what `digipath.slide_stain.reference` raises.
+        """
+        return slide_stain.reference(self.bags.stain, mpp=min(self.bags.mpps))
+
     def record(self) -> dict[str, Any]:
         """All that results depend on as plain values; files count by their content, not by their place."""
-        return {**dataclasses.asdict(self), "data": {"classes": self.data.classes}}
+        record = dataclasses.asdict(self)
+        record["data"] = {"classes": self.data.classes}
+        record["bags"]["stain"] = self.stain and self.stain.to_record()
+        return record
 
 
 def mpp_name(mpp: float) -> str:
@@ -220,9 +236,10 @@ def _config(table: Mapping[str, Any], base: Path) -> BagConfig:
         said = table.get(name, {})
         return parsed(kind, {**(own or {}), **said} if isinstance(said, dict) else said, f"[{name}]", base, given)
 
+    bags = section("bags", BagSettings)
     return BagConfig(
         data=section("data", GradedData, least_label=LEAST_LABEL),
-        bags=section("bags", BagSettings),
+        bags=replace(bags, stain=stain_setting(bags.stain, "[bags]", base)),
         split=section("split", TileSplit, SPLIT),
         network=section("network", BagNetworkSettings),
         schedule=section("schedule", Schedule, PAPER, **GIVEN),

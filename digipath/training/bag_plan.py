@@ -139,8 +139,8 @@ def survey(
         kept: a file for what was found, which is read where it is there.
 
     Raises:
-        BadInput: a slide without tiles at a magnification, or a damaged file. Cancelled. SlideUnreadable, …: about a
-            case's files.
+        BadInput: a slide without tiles, or without a stain that can be fitted, at a magnification; a damaged file.
+        Cancelled. SlideUnreadable, …: about a case's files.
     """
     cases, mpps = plan.manifest.cases, [run.mpp for run in plan.runs]
     if kept is not None and kept.exists():
@@ -148,7 +148,8 @@ def survey(
 
     def look(case: TrainingCase) -> list[NDArray[np.int64]]:
         with open_slide(case.slide, mpp=case.mpp) as slide:
-            return [tiles.cells for tiles in tiles_at(slide, plan.config.bags.rule(mpps[0]), mpps)]
+            found = tiles_at(slide, plan.config.bags.rule(mpps[0]), mpps, stain=plan.config.stain)
+        return [tiles.cells for tiles in found]
 
     def count(cells: Sequence[NDArray[np.int64]]) -> int:
         return sum(map(len, cells))

@@ -109,7 +109,7 @@ def answers_of(snapshot: Snapshot, bench: BagBench, part: str, path: Path) -> An
     found = []
     for number, case in enumerate(cases):
         told = named(bench.progress, f"scoring {part} slide {number + 1} of {len(cases)}, {case.name}")
-        with open_frame(case.slide, rule, mpp=case.mpp) as frame:
+        with open_frame(case.slide, rule, mpp=case.mpp, stain=graders.stain) as frame:
             answer = grade_bags(
                 frame, card, network, draw, keep=groups / str(number), progress=told, cancel=bench.cancel
             ).probabilities
@@ -207,6 +207,7 @@ def _fit_frozen(
         rule=config.bags.rule(run.mpp),
         crop_px=config.bags.crop,
         augmentation=config.augmentation,
+        stain=config.stain,
         scale=scaling[0],
         offset=scaling[1],
         count=config.network.views,
@@ -248,6 +249,7 @@ def _source(run: BagRun, bench: BagBench, part: str, *, as_they_are: bool = Fals
         bag=config.bags.drawn,
         crop_px=config.bags.crop,
         augmentation=None if as_they_are else config.augmentation,
+        stain=config.stain,
         seed=run.seed if training else config.split.seed,
         shuffle=training and not as_they_are,
     )

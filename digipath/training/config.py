@@ -281,11 +281,7 @@ def _config(table: Mapping[str, Any], base: Path) -> Config:
 
     seed = typed(table.get("seed", 0), int, "seed", base)
     given = section("input", Input)
-    if given.stain is not None and given.stain not in REFERENCES:
-        if not (base / given.stain).is_file():
-            known = f"{NONE}, {', '.join(REFERENCES)} or a picture or slide"
-            raise BadInput(f"[input] expected stain to be {known}, got {given.stain!r}")
-        given = replace(given, stain=str(base / given.stain))
+    given = replace(given, stain=stain_setting(given.stain, "[input]", base))
     augmentation = None if table.get("augmentation") == NONE else section("augmentation", Augmentation)
     schedule = section("schedule", Schedule)
     # Runs put in their own seed and length of an epoch.
@@ -302,6 +298,19 @@ def _config(table: Mapping[str, Any], base: Path) -> Config:
         score=section("score", Scoring),
         seed=seed,
     )
+
+
+def stain_setting(stain: str | None, where: str, base: Path) -> str | None:
+    """A setting `stain` with the path of a picture or slide starting at the file's folder.
+
+    Raises BadInput, which says `where` in the file: no such method or file.
+    """
+    if stain is None or stain in REFERENCES:
+        return stain
+    if not (base / stain).is_file():
+        known = f"{NONE}, {', '.join(REFERENCES)} or a picture or slide"
+        raise BadInput(f"{where} expected stain to be {known}, got {stain!r}")
+    return str(base / stain)
 
 
 def _members(tables: object, base: Path, schedule: Schedule, *, scaled: bool) -> tuple[Member, ...]:

@@ -30,6 +30,7 @@ from digipath.errors import BadInput, Cancelled, DigipathError
 from digipath.files import made_folder, write_atomically
 from digipath.nn.mil import parts
 from digipath.runtime import keras_predictor
+from digipath.stain import StainReference
 from digipath.tile_augment import TileAugmentation
 from digipath.tiling import TileRule
 from digipath.training.checkpoint import replacing
@@ -61,7 +62,7 @@ class Views:
     """How tiles are looked at before they are embedded.
 
     Attributes:
-        rule, crop_px, augmentation: as for `digipath.training.tile_source.BagSource`.
+        rule, crop_px, augmentation, stain: as for `digipath.training.tile_source.BagSource`.
         scale, offset: of the embedder's input.
         count: views of a training slide; of a validation slide there is one.
         most_tiles: tiles in a view, fewer where the slide has fewer.
@@ -76,6 +77,7 @@ class Views:
     count: int
     most_tiles: int
     drawn: int
+    stain: StainReference | None = None
 
 
 def fit_frozen(
@@ -271,6 +273,7 @@ def _read(
         bag=min(views.most_tiles, len(cells)),
         crop_px=views.crop_px,
         augmentation=views.augmentation,
+        stain=views.stain,
         seed=seed + number,
         shuffle=False,
     )

@@ -51,7 +51,7 @@ def network_card(
     scaling = {"scale": network.scale, "offset": network.offset, "multiple": trained["multiple"]}
     own = {part: run.tiles(tiles) for part, tiles in drawn.items()}
     settings = {
-        "tiles": asdict(plan.config.tiles),
+        "tiles": plan.config.record()["tiles"],
         "augmentation": None if run.arm.augmentation is None else asdict(run.arm.augmentation),
         "schedule": {key: value for key, value in trained["schedule"].items() if key not in ELSEWHERE},
     }
@@ -143,9 +143,9 @@ def heading(plan: TilePlan | BagPlan, name: str, kind: str, output: str, classes
 
 
 def _input(plan: TilePlan) -> dict[str, Any]:
-    asked = plan.config.tiles
-    tile = {"mpp": asked.mpp, "patch": asked.tile, "training_patch": asked.tile}
-    return {"modality": "slide", **tile, "least_tissue": asked.least_tissue, "tissue": asked.tissue, "stain": None}
+    asked, stain = plan.config.tiles, plan.config.stain
+    tile = {"mpp": asked.mpp, "patch": asked.tile, "training_patch": asked.tile, "least_tissue": asked.least_tissue}
+    return {"modality": "slide", **tile, "tissue": asked.tissue, "stain": stain and stain.to_record()}
 
 
 def training_of(plan: TilePlan | BagPlan) -> dict[str, Any]:

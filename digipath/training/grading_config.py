@@ -9,14 +9,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from digipath import slide_stain
 from digipath.errors import BadInput, UnknownWeights
+from digipath.stain import StainReference
 from digipath.tile_augment import PRESETS, TileAugmentation
 from digipath.tiling import LEAST_TISSUE, TILE_PX, TileRule
-from digipath.training.config import NAME, CardText
+from digipath.training.config import NAME, CardText, stain_setting
 from digipath.training.graded_manifest import graded_folder, read_graded_manifest
 from digipath.training.manifest import Manifest
 from digipath.training.schedule import Schedule
@@ -83,14 +86,16 @@ class GradedData:
 class TileSettings:
     """Which tiles are drawn, once for all runs.
 
-    mpp, tile (px), least_tissue, tissue: see `digipath.tiling.TileRule`. per_class: so many of each class over all
-    parts; None: as many of each as there are of the rarest. shares: of the tiles, to train, validate and test on.
+    mpp, tile (px), least_tissue, tissue: see `digipath.tiling.TileRule`. stain: bring every slide to the reference of
+    this method, or to the stain of this picture or slide. per_class: so many of each class over all parts; None: as
+    many of each as there are of the rarest. shares: of the tiles, to train, validate and test on.
     """
 
     mpp: float = 0.5
     tile: int = TILE_PX
     least_tissue: float = LEAST_TISSUE
     tissue: str = "auto"
+    stain: str | None = None
     per_class: int | None = None
     shares: RGB = (0.6, 0.2, 0.2)
 
@@ -198,11 +203,22 @@ class TileConfig:
         names = [arm.name for arm in self.arms]
         if len(set(names)) < len(names):
             raise BadInput(f"expected variants of different names, none called {BASE}, got {', '.join(names[1:])}")
+        if self.data.folder is not None and self.tiles.stain is not None:
+            raise BadInput(
+                "[tiles] a stain is fitted on a slide, not on a folder of tiles; expected stain = "
+                f'"{NONE}", or a manifest of slides instead of folder, got {self.tiles.stain!r}'
+            )
+
+    @cached_property
+    def stain(self) -> StainReference | None:
+        """What the slides are brought to. Raises what `digipath.slide_stain.reference` raises."""
+        return slide_stain.reference(self.tiles.stain, mpp=self.tiles.mpp)
 
     def record(self) -> dict[str, Any]:
         """All that results depend on as plain values; files count by their content, not by their place."""
         record = dataclasses.asdict(self)
         record["data"] = {"classes": self.data.classes, "least_label": self.data.least_label}
+        record["tiles"]["stain"] = self.stain and self.stain.to_record()
         for arm in record["arms"]:
             arm["schedule"] = {key: value for key, value in arm["schedule"].items() if key not in DERIVED}
         return record
@@ -259,9 +275,10 @@ def _config(table: Mapping[str, Any], base: Path) -> TileConfig:
     def section(name: str, kind: type[T], **given: Any) -> T:  # noqa: ANN401
         return parsed(kind, table.get(name, {}), f"[{name}]", base, given)
 
+    tiles = section("tiles", TileSettings)
     return TileConfig(
         data=section("data", GradedData),
-        tiles=section("tiles", TileSettings),
+        tiles=replace(tiles, stain=stain_setting(tiles.stain, "[tiles]", base)),
         split=section("split", TileSplit),
         arms=_arms(table, base),
         card=section("card", CardText, readouts=()),

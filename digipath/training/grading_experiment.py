@@ -8,7 +8,7 @@
     evaluation.html            confusion matrices, ROC, histograms of the grader that is shipped, and all comparisons
 
 Finished runs are never repeated: the same command goes on where it was stopped. No pixel of a test tile is read
-before all training is over.
+before all training is over, but to see that a stain can be fitted where slides are brought to one.
 """
 
 from __future__ import annotations

@@ -179,6 +179,7 @@ def _source(tiles: Tiles, plan: TilePlan, classes: int, run: NetworkRun | None =
         plan.config.tiles.rule,
         classes=classes,
         augmentation=None if run is None else run.arm.augmentation,
+        stain=plan.config.stain,
         seed=0 if run is None else run.seed,
         shuffle=run is not None,
     )

@@ -22,11 +22,14 @@ def draw(plan: TilePlan, *, progress: ProgressCallback | None = None, cancel: Ca
     """The tiles of each part, which looks at all slides.
 
     Raises:
-        BadInput: a class of which a part has no tile. SlideUnreadable, BadAnnotation, …: about a case's files.
+        BadInput: a class of which a part has no tile, or a stain that cannot be fitted. SlideUnreadable,
+        BadAnnotation, …: about a case's files.
     """
     asked, cases = plan.config, plan.manifest.cases
     classes, least = asked.data.classes, asked.data.least_label
-    found = find_tiles(cases, asked.tiles.rule, classes=classes, least_label=least, progress=progress, cancel=cancel)
+    found = find_tiles(
+        cases, asked.tiles.rule, classes=classes, least_label=least, stain=asked.stain, progress=progress, cancel=cancel
+    )
     part_of = {case.name: part for part in PARTS for case in getattr(plan.split, part)}
     candidates: dict[str, list[LabelledTile]] = {part: [] for part in PARTS}
     for tile in found:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from digipath.errors import BadInput, Cancelled
 from digipath.slide import open_slide
+from digipath.stain import StainReference
 from digipath.tiling import TileRule, plan_tiles
 from digipath.training.graded_manifest import class_outlines
 from digipath.training.manifest import TrainingCase
@@ -47,6 +48,7 @@ def find_tiles(
     *,
     classes: Sequence[str],
     least_label: float = LEAST_LABEL,
+    stain: StainReference | None = None,
     progress: ProgressCallback | None = None,
     cancel: Cancel | None = None,
 ) -> tuple[LabelledTile, ...]:
@@ -57,6 +59,7 @@ def find_tiles(
         rule: which tiles a network looks at.
         classes: a label's number is its place here.
         least_label: see `label_tiles`.
+        stain: to which the slides' stains will be brought, which must be possible.
         progress: called after each case; cancel: asked before each.
 
     Raises:
@@ -65,7 +68,7 @@ def find_tiles(
     """
 
     def labelled(case: TrainingCase) -> list[tuple[Cell, int]]:
-        return label_tiles(case, rule, classes=classes, least_label=least_label)
+        return label_tiles(case, rule, classes=classes, least_label=least_label, stain=stain)
 
     found = look_at_each(cases, labelled, count=len, progress=progress, cancel=cancel)
     return tuple(LabelledTile(number, *tile) for number, tiles in enumerate(found) for tile in tiles)
@@ -102,20 +105,25 @@ def look_at_each(
 
 
 def label_tiles(
-    case: TrainingCase, rule: TileRule, *, classes: Sequence[str], least_label: float = LEAST_LABEL
+    case: TrainingCase,
+    rule: TileRule,
+    *,
+    classes: Sequence[str],
+    least_label: float = LEAST_LABEL,
+    stain: StainReference | None = None,
 ) -> list[tuple[Cell, int]]:
     """The (row, column) and class of the tiles of one case that can be used, row by row.
 
     Of a case without outlines all tiles with enough tissue, by the case's label. With outlines those of which at
     least the share `least_label` lies in outlines of one class, by that class; where outlines of different classes
-    overlap, the smaller counts.
+    overlap, the smaller counts. stain: as in `find_tiles`.
     """
     if not 0 < least_label <= 1:
         raise BadInput(f"expected least_label in (0, 1], the share of a tile that outlines cover, got {least_label}")
     if case.label not in classes:
         raise BadInput(f"expected a label among {list(classes)}, got {case.label!r}: {case.slide}")
     with open_slide(case.slide, mpp=case.mpp) as slide:
-        tiles = plan_tiles(slide, rule).tiles
+        tiles = plan_tiles(slide, rule, stain=stain).tiles
         tile_l0 = tiles.tile_px * (1.0 if tiles.mpp is None else tiles.mpp / slide.require_mpp())
         whole_l0 = only_tile_l0(tiles, slide.size_l0)
     labels = labels_at(

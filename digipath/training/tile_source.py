@@ -18,8 +18,10 @@ from digipath.engine.reader import padded
 from digipath.errors import BadInput, DigipathError, SlideUnreadable
 from digipath.planning import working_mpp
 from digipath.slide import open_slide
+from digipath.slide_stain import Block, Staining
+from digipath.stain import StainReference
 from digipath.tile_augment import TileAugmentation, augment_tile, centre_crop
-from digipath.tiling import TileRule
+from digipath.tiling import TileRule, tile_staining
 from digipath.training.data import Sample, Shape, Source
 from digipath.training.manifest import TrainingCase
 from digipath.training.readers import TILE_CACHE_BYTES, Readers
@@ -32,14 +34,28 @@ ORDER, CELLS, CHANGES = range(1, 4)  # streams of random numbers
 
 
 class _OpenSlide:
-    """The tiles of an open slide; safe from many threads."""
+    """The tiles of an open slide; safe from many threads.
 
-    def __init__(self, case: TrainingCase, rule: TileRule) -> None:
+    Args:
+        stain: what the slide's is brought to. stainings: how, by the names of cases; what is found out here is added.
+    """
+
+    def __init__(
+        self,
+        case: TrainingCase,
+        rule: TileRule,
+        stain: StainReference | None,
+        stainings: dict[str, Staining | None],
+    ) -> None:
         self._slide = open_slide(case.slide, mpp=case.mpp)
         self._slide.set_cache(TILE_CACHE_BYTES)
         self._tile_px = rule.tile_px
         self._read_mpp, _ = working_mpp(self._slide, rule.mpp)
         self._size_px = self._slide.working_size_px(self._read_mpp)
+        if case.name not in stainings:
+            stainings[case.name] = tile_staining(self._slide, rule, stain)
+        staining = stainings[case.name]
+        self._read = self._block if staining is None else staining.applied_to(self._block)
 
     @property
     def held_bytes(self) -> int:
@@ -56,17 +72,25 @@ class _OpenSlide:
         rows, columns = (min(self._tile_px, n - s) for s, n in zip(start, self._size_px, strict=True))
         if min(rows, columns) < 1:
             raise BadInput(f"expected a tile on the slide, received row and column {cell}: {self._slide.path}")
-        pixels, failed = self._slide.read_block(*start, rows, columns, mpp=self._read_mpp)
+        pixels, failed = self._read(*start, rows, columns)
         if failed is not None:
             return None
         return np.asarray(padded(Patch(start, pixels), (self._tile_px, self._tile_px)).pixels)
 
+    def _block(self, row: int, column: int, rows: int, columns: int) -> Block:
+        return self._slide.read_block(row, column, rows, columns, mpp=self._read_mpp)
+
 
 class _Tiles:
-    """What both sources share: open slides, augmentation, the count of unreadable tiles, the last failure."""
+    """What both sources share: open slides, stains, augmentation, the count of unreadable tiles, the last failure."""
 
     def __init__(
-        self, cases: Sequence[TrainingCase], rule: TileRule, augmentation: TileAugmentation | None, seed: int
+        self,
+        cases: Sequence[TrainingCase],
+        rule: TileRule,
+        augmentation: TileAugmentation | None,
+        seed: int,
+        stain: StainReference | None,
     ) -> None:
         rule.check()
         if augmentation is not None:
@@ -74,10 +98,12 @@ class _Tiles:
         if seed < 0:
             raise BadInput(f"expected a seed of at least 0, received {seed}")
         self.cases, self.rule, self.augmentation, self.seed = tuple(cases), rule, augmentation, seed
+        self.stain = stain
         self.unreadable = 0
         self.failure: DigipathError | None = None
         self._counting = threading.Lock()
-        self._readers = Readers(lambda case: _OpenSlide(self.cases[case], rule))
+        self._stainings: dict[str, Staining | None] = {}  # kept when a slide is closed
+        self._readers = Readers(lambda case: _OpenSlide(self.cases[case], rule, stain, self._stainings))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -118,6 +144,7 @@ class TileSource(_Tiles):
         rule: resolution and size of the tiles; which of them hold tissue was decided before.
         classes: how many there are.
         augmentation: None: tiles as they are, for validation.
+        stain: bring every slide's stain to this one, fitted on the slide's tissue as `digipath grade` does.
         shuffle: each round of all tiles in an order of its own; False: in the given order.
 
     Attributes:
@@ -125,7 +152,7 @@ class TileSource(_Tiles):
         failure: the last error that `sample` raised; frameworks that call it hide its kind.
 
     Raises:
-        BadInput: no tile, a class that there is not, or a setting out of range.
+        BadInput: no tile, a class that there is not, or a setting out of range; from `sample`, no stain to fit.
     """
 
     def __init__(
@@ -136,10 +163,11 @@ class TileSource(_Tiles):
         *,
         classes: int,
         augmentation: TileAugmentation | None,
+        stain: StainReference | None = None,
         seed: int = 0,
         shuffle: bool = True,
     ) -> None:
-        super().__init__(cases, rule, augmentation, seed)
+        super().__init__(cases, rule, augmentation, seed, stain)
         if not tiles:
             raise BadInput("expected at least one tile to train on, received none")
         _check_labels([tile.label for tile in tiles], classes)
@@ -208,7 +236,7 @@ class BagSource(_Tiles):
         classes: how many there are.
         bag: tiles drawn from a slide, none twice unless it has fewer.
         crop_px: what is seen of a tile: at random, or the middle where there is no augmentation.
-        augmentation: of each tile by itself; None: tiles as they are.
+        augmentation: of each tile by itself; None: tiles as they are. stain: as for `TileSource`.
         shuffle: each round of all slides in an order of its own; False: in the given order.
 
     Attributes:
@@ -230,10 +258,11 @@ class BagSource(_Tiles):
         bag: int = 50,
         crop_px: int = 224,
         augmentation: TileAugmentation | None,
+        stain: StainReference | None = None,
         seed: int = 0,
         shuffle: bool = True,
     ) -> None:
-        super().__init__(cases, rule, augmentation, seed)
+        super().__init__(cases, rule, augmentation, seed, stain)
         if not cases or not len(cases) == len(cells) == len(labels):
             received = f"{len(cases)}, {len(cells)} and {len(labels)}"
             raise BadInput(f"expected slides, the cells of each and the class of each, received {received}")
