@@ -171,7 +171,10 @@ def _tell_bags(bags: dict[str, Any]) -> None:
     for name, member in bags.get("members", {}).items():
         if member["votes"]:
             votes = ", ".join(f"{grade} {share:.0%}" for grade, share in member["votes"].items())
-            print(f"    {name}: {member['groups']} of up to {member['tiles_per_group']} tiles, votes {votes}")
+            groups = f"{member['groups']} group{'s' * (member['groups'] != 1)}"
+            print(f"    {name}: {groups} of up to {member['tiles_per_group']} tiles, votes {votes}")
+        for note in member["notes"]:
+            print(f"      {note}")
 
 
 def _add_tiles(verbs: Any) -> None:  # noqa: ANN401

@@ -113,10 +113,10 @@ def published(weights: str, *, runtime: str = "auto", precision: str = "auto") -
 
 def load(card: Card, choice: Choice) -> BagNetwork:
     """Build a bag network, with its verified weights. Raises what `digipath.load` raises."""
-    from digipath.nn.mil import parts  # here, because it imports Keras
-
     scale, offset = card.record["input"]["scale"], card.record["input"]["offset"]
     with without_startup_notices():
+        from digipath.nn.mil import parts  # here, because it imports Keras
+
         found = parts(network_of(card))
         if choice.runtime == "keras":
             embed: Predictor = keras_predictor(found.embedder, card.patch, scale=scale, offset=offset, batch=CHUNK)

@@ -302,12 +302,14 @@ class _Run:
     def _identity(self, frame: Frame) -> dict[str, Any]:
         """All that the maps depend on."""
         rule = self.settings.applied_to(self.graders.rule)
-        given = {"tissue": Path(rule.tissue), "stain": Path(self.settings.stain or "")}
-        files = {name: file_identity(path) for name, path in given.items() if path.is_file()}
+        tissue = Path(rule.tissue)
         return {
             "input": frame.identity(),
             "weights": dict(self.graders.identity),
-            "settings": asdict(self.settings) | asdict(rule) | files,
+            "settings": asdict(self.settings)
+            | asdict(rule)
+            | {"stain": frame.staining and frame.staining.target.to_record()}
+            | ({"tissue": file_identity(tissue)} if tissue.is_file() else {}),
             "digipath": version("digipath"),
         }
 
@@ -320,6 +322,7 @@ class _Run:
             "weights": dict(self.graders.identity),
             "classes": list(self.graders.classes),
             "settings": asdict(self.settings) | asdict(rule) | {"working_mpp": frame.tiles.mpp},
+            "stain": frame.staining and frame.staining.to_record(),
             "reading": asdict(self.reading),
             "notes": [*dict.fromkeys([*notes, *found.pop("bag_notes", ())]), *_limits(self.graders.cards)],
             **found,

@@ -16,6 +16,7 @@ from digipath.engine.reader import Block, TileReader
 from digipath.errors import BadInput, SlideUnreadable
 from digipath.planning import working_mpp
 from digipath.slide import Slide, images_in, open_slide
+from digipath.slide_stain import Staining
 from digipath.stain import StainReference
 from digipath.tiling import TilePlan, TileRule, plan_tiles
 from digipath.values import Patch, ReadPatch, Tiles
@@ -44,6 +45,11 @@ class SlideFrame:
     def notes(self) -> tuple[str, ...]:
         """For the user."""
         return self.plan.notes
+
+    @property
+    def staining(self) -> Staining | None:
+        """How the slide's stain is normalised; None where it is not."""
+        return self.plan.staining
 
     @property
     def l0_per_px(self) -> float:
@@ -93,6 +99,10 @@ class FolderFrame:
     mpp: float | None
     read_mpp: float | None
     notes: tuple[str, ...]
+
+    @property
+    def staining(self) -> None:
+        """A stain is fitted on slides only."""
 
     @property
     def name(self) -> str:

@@ -22,7 +22,8 @@ from digipath.runtime import without_startup_notices
 from digipath.slide import open_slide
 from digipath.tiling import tiles_at
 from digipath.training.bag_config import BagConfig, mpp_name, read_bag_config
-from digipath.training.grading_plan import SEEDS, counted, encoder_card
+from digipath.training.encoders import encoder_of
+from digipath.training.grading_plan import SEEDS, counted
 from digipath.training.manifest import PARTS, Manifest, TrainingCase
 from digipath.training.schedule import Schedule
 from digipath.training.splits import Split, holdout
@@ -226,14 +227,13 @@ def _fine_enough(config: BagConfig, mpp: float) -> bool:
 def _parameters(config: BagConfig) -> int:
     """Parameters of a network, which is built once to see that it can be, and that crop and encoder fit."""
     from digipath.nn import build  # here, because it imports Keras and its backend
-    from digipath.nn.pretrained import load_encoder
 
     asked = config.network
     spec = asked.spec(len(config.data.classes), config.bags.crop)
     try:
         network = build(spec["name"], **spec["config"], remat=asked.remat)
-        if asked.encoder is not None:
-            load_encoder(network, encoder_card(asked.encoder).file)
+        if (encoder := encoder_of(asked.encoder)) is not None:
+            encoder.load(network)
     except (BadInput, TypeError, ValueError) as error:  # the last two: what Keras says of a wrong kind of value
         raise BadInput(f"[network] {' '.join(str(error).split())[:LONGEST_REASON]}") from error
     return int(network.count_params())

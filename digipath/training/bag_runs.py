@@ -21,13 +21,14 @@ from digipath.grading.tile_networks import rule_of
 from digipath.training.bag_cards import network_card
 from digipath.training.bag_plan import BagPlan, BagRun, CellsBySlide, Snapshot
 from digipath.training.data import batches
+from digipath.training.encoders import Encoder, encoder_of
 from digipath.training.fit import Fitted, fit
 from digipath.training.frozen_bags import Slides, Views, fit_frozen
 from digipath.training.grading_results import Answers
 from digipath.training.manifest import TrainingCase
 from digipath.training.objective import Objective, class_weights, classification
 from digipath.training.tile_source import BagSource, channel_scaling
-from digipath.training.trained import RECORD, Encoder, encoder_of, failures_of, named, versions
+from digipath.training.trained import RECORD, failures_of, named, versions
 from digipath.values import Cancel, ProgressCallback, Scaling
 from digipath.weights import load_card, sha256_of
 

@@ -24,13 +24,12 @@ from digipath.errors import BadInput
 from digipath.measure.tile_grades import merged_truth
 from digipath.networks import LONGEST_REASON
 from digipath.runtime import without_startup_notices
+from digipath.training.encoders import encoder_of
 from digipath.training.grading_config import WHOLE, Arm, TileConfig, read_tile_config
 from digipath.training.manifest import PARTS, Manifest, TrainingCase
 from digipath.training.schedule import Schedule
 from digipath.training.splits import Split, holdout
 from digipath.training.tile_draw import LabelledTile
-from digipath.values import Card
-from digipath.weights import load_card, verify
 
 Groups = tuple[tuple[int, ...], ...]  # of the classes of the data, one group for each channel of a network
 Tiles = tuple[LabelledTile, ...]
@@ -193,7 +192,6 @@ def _parameters(config: TileConfig, runs: Sequence[GraderRun]) -> dict[str, int]
 
 def _built(run: NetworkRun, tile_px: int) -> int:
     from digipath.nn import build  # here, because it imports Keras and its backend
-    from digipath.nn.pretrained import load_encoder
     from digipath.training.objective import logits_of
 
     spec = run.arm.network.spec(len(run.classes))
@@ -202,18 +200,9 @@ def _built(run: NetworkRun, tile_px: int) -> int:
         if len(network.input_shape) != 4 or network.output_shape != (None, len(run.classes)):
             raise BadInput(f"expected a network that classifies tiles, {spec['name']} answers {network.output_shape}")
         logits_of(network)
-        if run.arm.network.encoder is not None:
-            load_encoder(network, encoder_card(run.arm.network.encoder).file)
+        if (encoder := encoder_of(run.arm.network.encoder)) is not None:
+            encoder.load(network)
     except (BadInput, TypeError, ValueError) as error:  # the last two: what Keras says of a wrong kind of value
         reason = " ".join(str(error).split())[:LONGEST_REASON]
         raise BadInput(f"[network] of {run.arm.name}: {reason}") from error
     return int(network.count_params())
-
-
-def encoder_card(name: str) -> Card:
-    """The card of weights to begin with, verified. Raises BadInput, UnknownWeights, WeightsCorrupt."""
-    card = load_card(name)
-    if "file" not in card.record:
-        raise BadInput(f"expected an encoder with weights of its own, {card.name} is of kind {card.record['kind']}")
-    verify(card)
-    return card

@@ -20,13 +20,14 @@ from digipath.files import copy_atomically, read_json, write_json
 from digipath.grading import tile_networks
 from digipath.nn import patch_multiple
 from digipath.training.data import batches
+from digipath.training.encoders import Encoder, encoder_of
 from digipath.training.fit import Fitted, fit
 from digipath.training.grading_cards import modular_card, network_card
 from digipath.training.grading_plan import GraderRun, NetworkRun, TilePlan, Tiles
 from digipath.training.grading_results import Answers
 from digipath.training.objective import classification
 from digipath.training.tile_source import TileSource
-from digipath.training.trained import RECORD, Encoder, encoder_of, failures_of, named, versions
+from digipath.training.trained import RECORD, failures_of, named, versions
 from digipath.values import Cancel, Predictor, Progress, ProgressCallback
 from digipath.weights import sha256_of
 

@@ -12,10 +12,9 @@ from digipath.networks import LONGEST_REASON
 from digipath.runtime import without_startup_notices
 from digipath.training.cards import card_name
 from digipath.training.config import Config, Member, read_config
+from digipath.training.encoders import encoder_of
 from digipath.training.manifest import Manifest
 from digipath.training.runs import Round, Run, plan_runs, shipped
-from digipath.values import Card
-from digipath.weights import load_card, verify
 
 
 @dataclass(frozen=True)
@@ -66,28 +65,22 @@ def prepare(config: Config | str | Path, *, seed: int | None = None) -> Plan:
         config = replace(config, seed=seed)
     manifest = config.data.read(config.input.mpp)
     rounds = plan_runs(manifest.cases, config)
-    encoders = {member.encoder: load_card(member.encoder) for member in config.members if member.encoder is not None}
-    for card in encoders.values():
-        if "file" not in card.record:
-            raise BadInput(f"expected an encoder with weights of its own, {card.name} is of kind {card.record['kind']}")
-        verify(card)
     with without_startup_notices():
-        parameters = {member.name: _parameters(member, config, encoders) for member in config.members}
+        parameters = {member.name: _parameters(member, config) for member in config.members}
     return Plan(config, manifest, rounds, parameters)
 
 
-def _parameters(member: Member, config: Config, encoders: Mapping[str, Card]) -> int:
+def _parameters(member: Member, config: Config) -> int:
     """Parameters of a member's network, built once to see that it can be and that patches and encoder fit."""
     from digipath.nn import build, patch_multiple  # here, because it imports Keras and its backend
-    from digipath.nn.pretrained import load_encoder
 
     try:
         network = build(member.spec["name"], **member.spec["config"])
         multiple = patch_multiple(member.network, member.config)
         if config.input.patch % multiple or config.input.training_patch % multiple:
             raise BadInput(f"expected [input] patch and training_patch to be multiples of {multiple} px")
-        if member.encoder is not None:
-            load_encoder(network, encoders[member.encoder].file)
+        if (encoder := encoder_of(member.encoder)) is not None:
+            encoder.load(network)
     except (BadInput, TypeError, ValueError) as error:  # the last two: what Keras says of a wrong kind of value
         raise BadInput(f"[[member]] {member.name}: {' '.join(str(error).split())[:LONGEST_REASON]}") from error
     return int(network.count_params())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from digipath.errors import BadInput, DigipathError
 from digipath.files import copy_atomically, read_json, write_json
@@ -17,16 +17,14 @@ from digipath.nn import patch_multiple
 from digipath.training.cards import network_card
 from digipath.training.config import Config
 from digipath.training.data import PatchSource, Surveyed, batches
+from digipath.training.encoders import Encoder, encoder_of
 from digipath.training.fit import Fitted, fit
 from digipath.training.learner import backend_version
 from digipath.training.manifest import Manifest, TrainingCase
 from digipath.training.runs import Run
 from digipath.training.schedule import Schedule
 from digipath.values import Cancel, Progress, ProgressCallback
-from digipath.weights import load_card, sha256_of, verify
-
-if TYPE_CHECKING:
-    import keras
+from digipath.weights import sha256_of
 
 RECORD = "run.json"
 
@@ -96,29 +94,6 @@ def train_run(run: Run, name: str, folder: Path, shop: Workshop, *, schedule: Sc
     write_json(shop.weights / f"{name}.json", network_card(name, run, record, config, shop.manifest))
     write_json(folder / RECORD, record)
     return record
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """Weights that an encoder begins with. record: name and sha256, for the card."""
-
-    load: Callable[[keras.Model], None]
-    record: dict[str, str]
-
-
-def encoder_of(name: str | None) -> Encoder | None:
-    """The weights of the card of that name, verified. Raises UnknownWeights, BadCard, WeightsCorrupt."""
-    if name is None:
-        return None
-    from digipath.nn.pretrained import load_encoder
-
-    card = load_card(name)
-    found = verify(card)
-
-    def load(network: keras.Model) -> None:
-        load_encoder(network, card.file)
-
-    return Encoder(load, {"name": card.name, "sha256": found})
 
 
 def _fit(run: Run, folder: Path, shop: Workshop, schedule: Schedule, encoder: Encoder | None) -> Fitted:
