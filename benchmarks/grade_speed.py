@@ -87,6 +87,7 @@ def whole(slide: str, predictor: object) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3, help="runs of each kind (default: 3)")
+    parser.add_argument("--size", type=int, nargs=2, default=SIZE_L0, metavar=("W", "H"), help="of the slide, in px")
     parser.add_argument("--only", nargs=3, metavar=("SLIDE", "RUNTIME", "PRECISION"), help="measure one, here")
     arguments = parser.parse_args()
     if arguments.only:
@@ -94,7 +95,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         slide = f"{folder}/slide.tiff"
-        subprocess.run([sys.executable, "-c", GENERATE, slide, *map(str, SIZE_L0)], check=True)
+        subprocess.run([sys.executable, "-c", GENERATE, slide, *map(str, arguments.size)], check=True)
         for runtime in RUNTIMES:  # a process each, so that peak memory and imports are their own
             command = [sys.executable, __file__, "--pairs", str(arguments.pairs), "--only", slide, *runtime]
             subprocess.run(command, check=True)

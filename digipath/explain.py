@@ -97,21 +97,21 @@ def _halves(network: keras.Model, layer: str | None) -> tuple[keras.Model, keras
     import keras
 
     if layer is None:
-        in_space = [found for found in network.layers if _in_space(found)]
+        in_space = [one for one in network.layers if _in_space(one)]
         if not in_space:
             raise BadInput(f"network {network.name!r} has no features in space")
-        features = in_space[-1].output
-    elif layer not in (names := {found.name: found for found in network.layers}):
+        found = in_space[-1]
+    elif layer not in (names := {one.name: one for one in network.layers}):
         raise BadInput(f"network {network.name!r} has no layer {layer!r}")
     elif not _in_space(names[layer]):
         raise BadInput(f"layer {layer!r} has no features in space")
     else:
-        features = names[layer].output
-    logits = _logits(network)
+        found = names[layer]
+    features, logits = found.output, _logits(network)
     try:
         return keras.Model(network.input, features), keras.Model(features, logits)
     except ValueError as error:
-        raise BadInput(f"layer {layer!r} is passed by a shortcut; name the end of a block") from error
+        raise BadInput(f"layer {found.name!r} is passed by a shortcut; name the end of a block") from error
 
 
 def _in_space(layer: keras.Layer) -> bool:

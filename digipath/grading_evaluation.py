@@ -18,13 +18,15 @@ from digipath.errors import BadInput, Cancelled
 from digipath.files import made_folder, write_atomically, write_json
 from digipath.grading import bag_networks
 from digipath.grading.bag_networks import BagGraders
-from digipath.grading.bags import BagDraw, grade_bags
-from digipath.grading.graders import graders_of
+from digipath.grading.bags import BagDraw, grade_bags, vote_together
+from digipath.grading.graders import graders_of, refuse_idle
 from digipath.grading.tile_frames import SlideFrame, open_frame
 from digipath.grading.tile_networks import Graders, rule_of
 from digipath.measure.grading_intervals import LEVEL
+from digipath.measure.tile_grades import called
 from digipath.report import NOTICE, GradingInput, grading_page
 from digipath.run_record import heading
+from digipath.training.bag_cards import CALLED
 from digipath.training.graded_manifest import graded_folder, read_graded_manifest
 from digipath.training.grading_pages import levels_of
 from digipath.training.grading_results import LEVELS, TILE, Answers, scored
@@ -45,7 +47,7 @@ def evaluate_graders(
     mpp: float | None = None,
     fold: str | None = None,
     views: int = 1,
-    least_label: float = LEAST_LABEL,
+    least_label: float | None = None,
     draw: BagDraw | None = None,
     calibrated: bool = True,
     out: str | Path | None = None,
@@ -57,28 +59,33 @@ def evaluate_graders(
 ) -> dict[str, Any]:
     """Confusion matrices, accuracies, kappa, F1 and AUROC of graders, with bootstrap intervals by case.
 
+    A slide is called as `digipath.grade` calls it: by the mean vote of its tiles; by bags, where one network is asked,
+    by the hard vote of its groups, else by the soft vote of all. AUROC is of mean probabilities.
+
     Args:
         weights: a card whose output is "tile" or "bag".
         manifest: graded cases (see `digipath.training.graded_manifest`); fold: only those of this fold.
         folder: instead, a folder with a subfolder of tile images for each class, with `mpp`.
         views: symmetries to average over, of tiles.
         least_label: where cases are outlined, share of a tile that outlines of one class must cover to count as a
-            tile; slides and cases are called by all their tiles.
+            tile (default 0.9); slides and cases are called by all their tiles. Of networks that grade tiles.
         draw: of networks that see bags of tiles.
         out: a folder for scores.json and evaluation.html.
 
     Returns:
         `scores`: question → level ("tile", "slide", "case") → `scores`, `metrics` and `intervals`; `classes`,
         `cases`, `data` in words, `left_out`: cases without any tile, `unreadable`: tiles that could not be read, by
-        case; neither are scored; `notes` about tissue and resolution, by case.
+        case; neither are scored; `notes` about tissue, resolution and bags, by case.
 
     Raises:
-        BadInput: neither manifest nor folder, a folder of tiles for weights that bring slides to a stain, no case of
-            the fold, or none with a tile; what `grade` raises.
+        BadInput: neither manifest nor folder, a folder of tiles for weights that bring slides to a stain, a setting
+            that these weights do not heed, no case of the fold, or none with a tile; what `grade` raises.
     """
     graders = graders_of(weights, predictors, calibrated=calibrated, runtime=runtime, precision=precision)
-    if isinstance(graders, BagGraders) and views != 1:
-        raise BadInput("views are of tiles, these weights see bags of them; leave views out")
+    draw = draw or BagDraw()
+    given = {"views": views != 1, "least_label": least_label is not None, "calibrated": not calibrated}
+    refuse_idle(graders, draw, given)
+    least_label = LEAST_LABEL if least_label is None else least_label
     if folder is not None and graders.stain is not None and isinstance(graders, Graders):
         raise BadInput(
             f"a stain is fitted on a slide, not on a folder of tiles; {weights} brings slides to a stain: "
@@ -89,7 +96,7 @@ def evaluate_graders(
     if not cases:
         folds = ", ".join(sorted({case.fold or "none" for case in found.cases}))
         raise BadInput(f"no case has the fold {fold!r}; the manifest has {folds}: {found.path}")
-    asker = _Asker(graders, views, least_label, draw or BagDraw(), cancel)
+    asker = _Asker(graders, views, least_label, draw, cancel)
     answered = []
     for number, case in enumerate(cases):
         if progress is not None:
@@ -158,12 +165,13 @@ class _Asker:
 
     def answers(self, case: TrainingCase) -> Answers:
         """Of each tile, or of the slide as one row; no row where there is no tile."""
+        label = self.graders.classes.index(str(case.label))
+        about: dict[str, Any] = {"slide": case.name, "case": case.patient, "label": label}
         if isinstance(self.graders, Graders):
             probabilities, truth = self._tiles(case, self.graders)
-        else:
-            probabilities, truth = self._bags(case, self.graders)
-        label = self.graders.classes.index(str(case.label))
-        return Answers.of_slide(truth, probabilities, slide=case.name, case=case.patient, label=label)
+            return Answers.of_slide(truth, probabilities, called(probabilities), **about)
+        probabilities, calls = self._bags(case, self.graders)
+        return Answers.of_slide(np.full(len(calls), label), probabilities, calls, **about)
 
     def _tiles(self, case: TrainingCase, graders: Graders) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         classes = graders.classes
@@ -185,20 +193,20 @@ class _Asker:
         return maps.arrays["probability"][graded].astype(np.float32), truth
 
     def _bags(self, case: TrainingCase, graders: BagGraders) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        answers = []
+        """Probabilities and the class called, as one row; without a vote none."""
+        found = []
         with ExitStack() as stack:
             for card, network in zip(graders.cards, self._networks, strict=True):
                 frame = stack.enter_context(
                     open_frame(case.slide, rule_of(card), mpp=case.mpp, stain=graders.stain)
                 )
-                found = grade_bags(frame, card, network, self.draw, cancel=self.cancel)
-                self._lost(case, len(found.unreadable))
-                self._note(case, (*frame.notes, *found.notes))
-                answers += [] if found.probabilities is None else [found.probabilities]
-        vote = np.mean(answers, axis=0, keepdims=True) if answers else np.empty((0, len(graders.classes)))
-        label = graders.classes.index(str(case.label))
-        return vote.astype(np.float32), np.full(len(vote), label)
-
+                found.append(grade_bags(frame, card, network, self.draw, cancel=self.cancel))
+                self._lost(case, len(found[-1].unreadable))
+                self._note(case, (*frame.notes, *(f"{card.name}: {note}" for note in found[-1].notes)))
+        vote = vote_together(found)
+        if vote is None:
+            return np.empty((0, len(graders.classes)), np.float32), np.empty(0, np.int64)
+        return vote[0][None].astype(np.float32), np.array([vote[1]])
 
     def _lost(self, case: TrainingCase, count: int) -> None:
         if count:
@@ -224,6 +232,7 @@ def _write(
     lost = record["unreadable"].items()
     notes += [f"{count} tiles of {name} could not be read and are not scored." for name, count in lost]
     notes += _each_note_once(record["notes"])
+    notes += [CALLED] if isinstance(graders, BagGraders) else []
     page = GradingInput(
         title=title,
         classes=graders.classes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from digipath.case import read_state
 from digipath.errors import BadInput, NotFound
 from digipath.files import read_json
 from digipath.maps import MEMBERS, MapArray, open_maps
-from digipath.measure.tile_grades import LEAST_CONFIDENCE, LEAST_SHARE, GradeReadout, read_grades
+from digipath.measure.tile_grades import LEAST_CONFIDENCE, LEAST_SHARE, GradeReadout, leading, read_grades
 from digipath.values import Coverage
 
 CASE_FILE = "case.json"  # of a case of several slides, each in a folder of its own beside it
@@ -120,13 +121,21 @@ class GradedSlide:
         return Path(self.run["slide"]["path"]).name
 
     @property
+    def of_folder(self) -> bool:
+        """True of a folder of tiles, which lie on no slide."""
+        return "size_l0" not in self.run["slide"]
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Grades in rising order of malignancy."""
         return tuple(self.run["classes"])
 
     @property
     def coverage(self) -> Coverage:
-        """The ledger in working pixels of tissue; excluded is what lies in no graded tile."""
+        """The ledger in working pixels of tissue, of a folder of tiles in those of its images.
+
+        Excluded is what lies in no graded tile.
+        """
         return Coverage(**self.run["coverage"])
 
     @cached_property
@@ -143,10 +152,14 @@ class GradedSlide:
 
     @property
     def areas_mm2(self) -> NDArray[np.float64] | None:
-        """(n,) tissue in each of these tiles; None where the resolution is unknown."""
-        if self.run["settings"]["working_mpp"] is None:
+        """(n,) tissue in each of these tiles, in a folder of tiles the image itself.
+
+        None where the resolution is unknown, or where areas tell nothing: see `tells_areas`.
+        """
+        if self.run["settings"]["working_mpp"] is None or not tells_areas(self.run):
             return None
-        return np.array([float(row["tissue_mm2"]) for row in self.tiles])
+        column = "image_mm2" if self.of_folder else "tissue_mm2"
+        return np.array([float(row[column]) for row in self.tiles])
 
     @property
     def complete(self) -> bool:
@@ -196,7 +209,8 @@ class Grade:
         if len(told) == 1:
             return {name: told[0][name] for name in ("grade", "probabilities")}
         mean = {name: float(np.mean([bags["probabilities"][name] for bags in told])) for name in self.classes}
-        return {"grade": max(reversed(self.classes), key=mean.__getitem__), "probabilities": mean}
+        grade = leading(list(mean.values()))
+        return {"grade": None if grade is None else self.classes[grade], "probabilities": mean}
 
     @property
     def probabilities(self) -> NDArray[np.float16]:
@@ -212,6 +226,11 @@ class Grade:
             self.probabilities, self.classes, least_share=least_share, least_confidence=least_confidence,
             areas_mm2=np.concatenate(known) if len(known) == len(areas) else None,
         )  # fmt: skip
+
+
+def tells_areas(run: Mapping[str, Any]) -> bool:
+    """Whether areas of tiles say something of the slide: not where only tiles that were drawn at random are graded."""
+    return not run["tiles"].get("not_drawn")
 
 
 def thresholds(slide: GradedSlide, least_share: float | None, least_confidence: float | None) -> tuple[float, float]:

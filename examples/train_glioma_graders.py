@@ -4,8 +4,8 @@
 
 Generates slides whose grades differ in how crowded and shapely nuclei are and in their vessels, but not in colour,
 each with regions of several grades; trains a narrow ResNet18 on their tiles; grades new slides, whose regions it
-should find; and compares with a random forest on the colour histograms of the same tiles. A quarter of an hour on
-2 cores. The demonstration weights that `digipath grade` uses by default were made by this script (`--name
+should find; and compares with a random forest on the colour histograms of the same tiles. Under a quarter of
+an hour on 2 cores. The demonstration weights that `digipath grade` uses by default were made by this script (`--name
 glioma-tiles-demo-v1`): they know generated tissue and nothing of gliomas.
 """
 

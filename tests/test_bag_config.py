@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from digipath.cli import main
-from digipath.errors import BadInput, NotFound, ResolutionTooLow
+from digipath.errors import BadInput, NotFound, ResolutionTooLow, UnknownWeights
 from digipath.slide import Slide, open_slide
 from digipath.slide_stain import reference
 from digipath.stain import REFERENCES, StainReference
@@ -33,7 +33,7 @@ from digipath.training.bag_config import (
 )
 from digipath.training.bag_plan import BagPlan, plan_bags, prepare_bags, survey
 from digipath.training.bag_results import Chosen
-from digipath.training.grading_config import TileSplit
+from digipath.training.grading_config import TileSplit, tile_example
 from digipath.training.manifest import Manifest, TrainingCase
 from digipath.training.schedule import Schedule
 from digipath.training.splits import Split
@@ -90,6 +90,12 @@ def test_the_example_shows_the_defaults(read):
     assert read(shown) == read(example)
 
 
+@pytest.mark.parametrize("example", [bag_example(), tile_example()])
+def test_comments_of_settings_stand_in_one_column(example):
+    settings = [line for line in example.splitlines() if re.match(r"(# )?\w+ = .* # ", line)]
+    assert {line.index(" # ", 2) + 1 for line in settings} == {33, 46}  # the classes' is longer
+
+
 @pytest.mark.parametrize("kind", [BagSettings, BagNetworkSettings, Choosing, Schedule, TileSplit, TileAugmentation])
 def test_the_example_has_every_setting(kind):
     for field in dataclasses.fields(kind):
@@ -116,7 +122,9 @@ WRONG = {
     '[schedule]\nsteps_per_epoch = 3\n': "[schedule] has no 'steps_per_epoch'",
     '[schedule]\nepochs = 5\n': "[schedule] expected snapshots from 0 up to 4 epochs before the last, got [10]",
     '[schedule]\nsnapshots = []\n': "[schedule] expected snapshots, numbers of epochs before the last",
-    '[ensemble]\ndrop = 10\n': "[ensemble] expected drop below 10, the snapshots of all mpps together, got 10",
+    '[ensemble]\ndrop = 10\n': (
+        "[ensemble] expected drop below 10, the snapshots of all mpps together, got 10; drop = 0 keeps them all"
+    ),
     '[ensemble]\nmeasure = "kappa"\n': "[ensemble] expected measure to be one of macro_auroc, balanced_accuracy",
     '[augmentation]\npreset = "jitter"\n': "[augmentation] expected preset to be one of geometric",
     '[augmentation]\nhue = 2\n': "[augmentation] augmentation: hue × magnitude must be in [0, 0.5], got 2",
@@ -131,6 +139,19 @@ def test_what_is_wrong_is_told_in_a_line_that_names_the_file(read, tmp_path, add
         read(SMALL + added)
     assert str(error.value).endswith(f": {tmp_path / 'my.toml'}")
     assert "\n" not in str(error.value)
+
+
+def test_a_network_of_one_s_own_keeps_its_scaling_and_imagenet_gets_the_training_set_s_unless_the_file_says(read):
+    def scaling(encoder, said=""):
+        return read(SMALL + f'[network]\nencoder = "{encoder}"\n{said}\n').network.scaling
+
+    assert scaling("none") == "training"
+    assert scaling("glioma-tiles-demo-v1") == "encoder"
+    assert scaling("glioma-tiles-demo-v1", 'scaling = "training"') == "training"
+    assert scaling("imagenet-efficientnetb0") == "training"
+    assert scaling("imagenet-efficientnetb0", 'scaling = "encoder"') == "encoder"
+    with pytest.raises(UnknownWeights, match=r"no weights called 'nonsense'.*my\.toml"):
+        scaling("nonsense")
 
 
 def test_outlines_have_no_setting(read):
@@ -217,6 +238,7 @@ def test_the_plan_counts_tiles_at_every_magnification(cases):
     assert {mpp: {len(own) for own in of.values()} for mpp, of in cells.items()} == {0.5: {16}, 1.0: {4}}
     lines = plan.lines(cells)
     assert "train: 6 slides of 6 patients: 2 of grade 2, 2 of grade 3, 2 of grade 4" in lines
+    assert "channels scaled by mean and deviation of the training tiles, at each magnification" in lines
     assert "mpp-1: 60 tiles, 4 to 4 on a slide; mpp-1-last and mpp-1-minus-1" in lines
     assert lines[-1].startswith("shipped as dots-v1: the mean of 3, the 1 of lowest macro_auroc")
     assert plan.schedule.steps_per_epoch == 2  # 6 slides, 3 at once

@@ -385,7 +385,7 @@ def test_a_measure_that_the_validation_slides_do_not_define(cases):
     plan = prepare_bags(cases / "plain.toml")
     one_class = Answers(
         np.zeros(3, np.int64), np.full((3, 3), 1 / 3, np.float32), np.array(list("abc")), np.array(list("abc")),
-        np.zeros(3, np.int64),
+        np.zeros(3, np.int64), np.full(3, 2, np.int64),
     )  # fmt: skip
     with pytest.raises(BadInput, match="validation slides that define macro_auroc"):
         chosen(plan, {name: one_class for name in SNAPSHOTS})

@@ -178,7 +178,8 @@ def test_a_slide_without_tissue_has_no_grade(loaded, tmp_path):
     Image.fromarray(np.full((256, 256, 3), 240, np.uint8)).save(tmp_path / "white.png")
     with open_frame(tmp_path / "white.png", rule_of(card), mpp=0.5) as frame:
         found = grade_bags(frame, card, network, BagDraw())
-    assert (found.probabilities, found.votes, found.on_slide, found.notes) == (None, None, 0, ())
+    assert (found.probabilities, found.votes, found.on_slide) == (None, None, 0)
+    assert found.notes == ("No tile at 0.5 µm/px: no vote.",)
     assert found.groups.shape == (0, 3)
 
 

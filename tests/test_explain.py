@@ -148,6 +148,21 @@ def test_on_a_tile_classifier():
         grad_cam(network, pixels, target=2, layer="layer2_0_conv1")
 
 
+def test_features_that_a_shortcut_passes_are_named_though_nobody_chose_them():
+    import keras
+    from keras import layers
+
+    from digipath.explain import grad_cam
+
+    start = layers.Input((8, 8, 3))
+    first = layers.Conv2D(4, 3, name="early")(start)
+    last = layers.Conv2D(4, 3, name="late")(first)
+    joined = layers.Concatenate()([layers.GlobalAveragePooling2D()(one) for one in (first, last)])
+    network = keras.Model(start, layers.Dense(2)(joined))
+    with pytest.raises(BadInput, match="layer 'late' is passed by a shortcut"):
+        grad_cam(network, np.zeros((8, 8, 3)), target=0)
+
+
 def test_what_is_refused():
     import keras
     from keras import layers

@@ -117,4 +117,4 @@ def test_the_command_line_tells_votes(folder, tmp_path, capsys):
     assert main(arguments) == 0
     told = capsys.readouterr().out
     assert "bags of tiles: grade" in told
-    assert "coarse-v1: 4 of up to 5 tiles, votes" in told
+    assert "coarse-v1: 4 groups of up to 5 tiles, votes" in told

@@ -309,8 +309,8 @@ def test_a_case_shows_its_slides_beside_its_grade():
     page = case_grade_page(case())
     assert key_figures(page)[HIGHEST] == "grade 4"
     assert table(page, "Slide") == [
-        ["case 7 a", "grade 2", "grade 2", "grade 4", "50.00%", "31.25%", "18.75%", "16", "0"],
-        ["case 7 b", "none", "none", "none", "–", "–", "–", "0", "1"],
+        ["case 7 a", "grade 3", "grade 2", "grade 2", "grade 4", "50.00%", "31.25%", "18.75%", "16", "0"],
+        ["case 7 b", "grade 3", "none", "none", "none", "–", "–", "–", "0", "1"],
     ]
     assert table(page, "What became of the tissue")[0][:2] == ["Tiles with tissue", "22"]
     assert "All tiles count alike." in page
@@ -319,7 +319,7 @@ def test_a_case_shows_its_slides_beside_its_grade():
 
 
 def test_a_case_without_a_grade_says_so():
-    page = case_grade_page(case(readout=None, slides=[graded(readout=None, tiles=TileLedger(0))]))
+    page = case_grade_page(case(readout=None, slides=[graded(readout=None, tiles=TileLedger(0), bags=None)]))
     assert "No grade: no tissue was found." in page
     assert key_figures(page) == {}
 
@@ -349,7 +349,7 @@ def test_what_is_called_wrong_comes_first():
     rows = table(page, "Name")
     assert rows[0] == ["some-grader-v1 3", "grade 4", "grade 3", "0.000", "0.600", "0.400"]
     assert [row[0][-1] for row in rows] == ["3", "0", "1", "2"]
-    assert "the 1 whose most probable class is wrong" in page
+    assert "the 1 that are called wrong" in page
 
 
 def test_the_table_of_the_histograms_counts_all():

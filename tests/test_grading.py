@@ -55,7 +55,8 @@ level.patch, level.classes = 256, fakes.grader.classes
 
 
 def graded(slide, out, *predictors, **options):
-    options = {"tile": SIDE, "least_tissue": 0.5, "gallery": 1, **options}
+    least = 0.5 if isinstance(slide, list) or slide.is_file() else None
+    options = {"tile": SIDE, "least_tissue": least, "gallery": 1, **options}
     return digipath.grade(slide, predictors=predictors or [fakes.grader], out=out, **options)
 
 

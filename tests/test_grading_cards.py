@@ -39,6 +39,7 @@ from digipath.training.grading_tiles import kept_or_drawn
 from digipath.training.manifest import Manifest, TrainingCase
 from digipath.training.splits import Split
 from digipath.training.tile_draw import LabelledTile
+from digipath.values import most_probable
 from digipath.weights import load_card
 
 CLASSES = ("grade 2", "grade 3", "grade 4")
@@ -106,6 +107,7 @@ def answers(*rows, truth=(0, 0, 1, 1, 2, 2), slides="aabbcc", slide_truth=None) 
         np.array(list(slides), np.str_),
         np.array([f"patient of {slide}" for slide in slides], np.str_),
         np.array(truth if slide_truth is None else slide_truth, np.int64),
+        most_probable(np.array(rows, np.float32)),
     )
 
 
@@ -290,6 +292,7 @@ def test_variants_and_schemes_are_compared_over_repeats_by_a_t_test(plan):
     assert found.means == (pytest.approx(0.55), pytest.approx(0.81))
     assert found.p == pytest.approx(ttest_ind([0.5, 0.6], [0.8, 0.82]).pvalue)
     assert all(one.found.p is None for one in made if one.level == CASE)  # constant over the repeats
+    assert {one.metric for one in made} == {"macro_accuracy", "accuracy", "macro_auroc", "macro_auroc_by_threshold"}
 
 
 def test_the_table_of_scores_has_a_line_for_each_metric(plan):
@@ -326,7 +329,8 @@ def test_a_network_card_says_what_it_grades_and_on_what_it_was_scored(plan, draw
     assert accuracy["data"].startswith("tiles drawn from 3 slides of 3 patients of cases.csv: 2 tiles of grade 2, ")
     assert "which nothing in training saw" in accuracy["split"]
     assert "over 2 trainings with other seeds" in accuracy["split"]
-    assert {"macro AUROC, cases", "kappa, slides, highest against the rest"} <= set(told)
+    both = {"macro AUROC, cases", "macro AUROC by threshold, cases"}
+    assert both | {"kappa, slides, highest against the rest"} <= set(told)
     assert card.record["limits"][0] == "Only a test."
     assert any("label of their whole slide" in limit for limit in card.record["limits"])
 
@@ -374,6 +378,7 @@ def test_the_folder_tells_values_spreads_and_chances(plan, drawn, tmp_path):
     chance = f"{ttest_ind([0.5, 0.6], [0.8, 0.82]).pvalue:.3g}"
     (row,) = [one for one in lines if "| accuracy | base three-class | large three-class |" in one and ALL in one]
     assert [cell.strip() for cell in row.split("|")[5:8]] == ["0.550", "0.810", chance]
+    assert sum("| macro AUROC by threshold | base three-class | large" in one for one in lines) == 3  # questions
     record = json.loads((tmp_path / "results.json").read_text())
     assert record["cards"][0] == record["name"] == "mine-v1"
     assert {path.stem for path in (tmp_path / "weights").iterdir()} == set(record["cards"])

@@ -16,6 +16,7 @@ from digipath.errors import BadInput, Cancelled, CaseDiffers
 from digipath.grading import tile_networks
 from digipath.stain import REFERENCES
 from digipath.synthetic import write_slide
+from digipath.training import tile_source
 from digipath.training.grading_config import tile_example
 from digipath.training.grading_results import ALL, REST, TILE, TOP, Answers
 from digipath.training.tile_source import TileSource
@@ -317,12 +318,17 @@ def test_slides_with_outlines_and_a_part_that_cannot_be_read(slides, capfd):
 
 @pytest.mark.slow
 @pytest.mark.keras
-def test_slides_brought_to_a_stain_are_graded_as_they_were_scored(slides, tmp_path):
+def test_slides_brought_to_a_stain_are_graded_as_they_were_scored(slides, tmp_path, monkeypatch):
     config = edited(
         slides, "stained.toml", ('tissue = "all"', 'tissue = "all"\nstain = "macenko"'),
-        ("shares = [0.1, 0.1, 0.8]", "shares = [0.4, 0.2, 0.4]\nper_class = 60"),
+        ("shares = [0.1, 0.1, 0.8]", "shares = [0.4, 0.2, 0.4]\nper_class = 60"), ("seed = 7", "seed = 7\nrepeats = 2"),
     )  # fmt: skip
+    fitted, fit = [], tile_source.tile_staining
+    monkeypatch.setattr(
+        tile_source, "tile_staining", lambda slide, *how: fitted.append(slide.path.stem) or fit(slide, *how)
+    )
     result = digipath.train(config, out=tmp_path / "out")
+    assert sorted(fitted) == ["0", "1", "2", "3", "4", "5"]  # once for all networks
     graders = tile_networks.published(str(result.card))
     assert graders.stain == REFERENCES["macenko"]
     assert result.record["config"]["tiles"]["stain"] == REFERENCES["macenko"].to_record()

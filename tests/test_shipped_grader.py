@@ -29,9 +29,8 @@ def test_the_card_says_what_it_is_not():
 def test_planted_regions_and_dominant_grades_of_unseen_slides_are_told(tmp_path):
     script = example_scripts.load("train_glioma_graders")
     votes, dominant, right = [], [], []
-    for number in range(SLIDES):
-        slide = script.write_slide(tmp_path / f"{number}.tiff", script.GRADED[number % 3], seed=SEED + number)
-        graded = digipath.grade(slide.path, out=tmp_path / str(number), gallery=0).slides[0]
+    for slide in script.write_slides(tmp_path, "slide", script.GRADED, SLIDES, first_seed=SEED):
+        graded = digipath.grade(slide.path, out=tmp_path / slide.path.stem, gallery=0).slides[0]
         truth = script.true_grades(slide, script.cells_of(graded))
         right += (called(graded.probabilities)[truth >= 0] == truth[truth >= 0]).tolist()
         votes.append(mean_vote(graded.probabilities))

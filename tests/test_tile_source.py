@@ -286,6 +286,41 @@ class TestStain:
         assert (len(fitted), len(opened)) == (2, 4)
         np.testing.assert_array_equal(first[:2], last)
 
+    def test_what_one_source_has_fitted_another_takes_over(self, slide, monkeypatch):
+        fitted, fit, known = [], tile_source.tile_staining, {}
+        monkeypatch.setattr(tile_source, "tile_staining", lambda *given: fitted.append(given[1]) or fit(*given))
+        given = {"classes": 2, "augmentation": None, "stain": REFERENCES["macenko"], "stainings": known}
+        tile, fine, coarse = LabelledTile(0, (3, 3), 0), TileRule(0.5, 96), TileRule(1.0, 64)
+        for rule in (fine, fine, coarse):
+            with TileSource([slide], [tile], rule, **given) as source:
+                source.tile(0)
+        with BagSource([slide], [[tile.cell]], [0], coarse, bag=1, crop_px=64, **given) as source:
+            source.sample(0)
+        assert fitted == [fine, coarse]
+        assert set(known) == {("slide", fine), ("slide", coarse)}
+
+    @pytest.mark.parametrize("broken", ["working_mpp", "tile_staining"])
+    def test_a_slide_that_cannot_be_used_is_closed(self, slide, monkeypatch, broken):
+        opened, open_slide = [], tile_source.open_slide
+
+        def fail(*_):
+            raise BadInput("cannot be")
+
+        def watched(*given, **options):
+            found, closed = open_slide(*given, **options), []
+            close = found.close
+            monkeypatch.setattr(found, "close", lambda: closed.append(1) or close(), raising=False)
+            opened.append(closed)
+            return found
+
+        monkeypatch.setattr(tile_source, "open_slide", watched)
+        monkeypatch.setattr(tile_source, broken, fail)
+        given = {"classes": 2, "augmentation": None, "stain": REFERENCES["macenko"]}
+        with TileSource([slide], [LabelledTile(0, (3, 3), 0)], TileRule(0.5, 96), **given) as source:
+            with pytest.raises(BadInput, match="cannot be"):
+                source.tile(0)
+            assert opened == [[1]]
+
     def test_a_slide_without_stain_is_named(self, tmp_path):
         one_colour = case(tmp_path, "one", 32, 32)
         with source_of([one_colour], [LabelledTile(0, (0, 0), 0)], stain=REFERENCES["macenko"]) as source:

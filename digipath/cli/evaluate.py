@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from digipath.cli.common import (
@@ -68,6 +69,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     if arguments.weights and is_grader(arguments.weights):
         return _evaluate_grader(arguments)
+    of_graders = {"groups": None, "bag": None, "no_bag_augmentation": False, "least_label": None}
+    _refuse_idle(arguments, of_graders, f"{arguments.weights or 'these networks'} segment slides")
     with progress(arguments.json) as show:
         scores = evaluate(
             arguments.images,
@@ -93,14 +96,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _evaluate_grader(arguments: argparse.Namespace) -> int:
     from digipath.grading.bags import BagDraw
     from digipath.grading_evaluation import evaluate_graders
-    from digipath.training.tile_draw import LEAST_LABEL
 
     usual: dict[str, Any] = {
         "masks": None, "calibrate": False, "positive": [], "negative": [], "patch": None, "overlap": 0.5,
         "threshold": 0.5,
     }  # fmt: skip
-    if idle := [name for name, value in usual.items() if getattr(arguments, name) != value]:
-        raise BadInput(f"{arguments.weights} grades slides; leave out {' and '.join(idle)}")
+    _refuse_idle(arguments, usual, f"{arguments.weights} grades slides")
     with progress(arguments.json) as show:
         found = evaluate_graders(
             arguments.weights,
@@ -109,7 +110,7 @@ def _evaluate_grader(arguments: argparse.Namespace) -> int:
             mpp=arguments.mpp,
             fold=arguments.fold,
             views=arguments.views,
-            least_label=LEAST_LABEL if arguments.least_label is None else arguments.least_label,
+            least_label=arguments.least_label,
             draw=BagDraw(arguments.groups, arguments.bag, bag_augmentation(arguments)),
             calibrated=not arguments.no_calibration,
             out=arguments.out,
@@ -124,6 +125,12 @@ def _evaluate_grader(arguments: argparse.Namespace) -> int:
         if arguments.out:
             print(f"page: {arguments.out}/evaluation.html")
     return INCOMPLETE if found["unreadable"] else 0
+
+
+def _refuse_idle(arguments: argparse.Namespace, usual: Mapping[str, Any], why: str) -> None:
+    """Refuse options that are not as usual where they would do nothing."""
+    if idle := [name for name, value in usual.items() if getattr(arguments, name) != value]:
+        raise BadInput(f"{why}; leave out {' and '.join(idle)}")
 
 
 def _tell_grades(found: dict[str, Any]) -> None:

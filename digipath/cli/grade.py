@@ -63,7 +63,18 @@ def _add_grade(verbs: Any) -> None:  # noqa: ANN401
         "--predictor", action="append", metavar="MODULE:NAME",
         help="your own callable (B, P, P, 3) uint8 → (B, C) that sums to 1; repeat for an ensemble",
     )
-    _add_tile_options(verb)
+    verb.add_argument("--mpp", type=float, help="µm per level-0 pixel, overrides the slide's own")
+    verb.add_argument(
+        "--tile", type=int, metavar="PX", help="side of a tile (default: the network's; not for weights that see bags)"
+    )
+    verb.add_argument(
+        "--least-tissue", type=float, metavar="SHARE",
+        help="tissue that a tile of a slide must hold (default: as the card says, 0.9 where it says nothing)",
+    )
+    verb.add_argument(
+        "--tissue", metavar="auto|all|white-tiles|FILE",
+        help="where a slide's tissue is (default: as the card says, auto where it says nothing: detected)",
+    )
     verb.add_argument("--at-mpp", type=float, help="µm per pixel to run at (default: the network's)")
     verb.add_argument("--views", type=int, default=1, metavar="1|2|4|8", help="symmetries to average over (default: 1)")
     verb.add_argument("--stain", metavar="none|macenko|reinhard|FILE", help="bring the stain to a reference")
@@ -82,13 +93,6 @@ def _add_grade(verbs: Any) -> None:  # noqa: ANN401
     add_runtime_options(verb)
     verb.add_argument("--no-resume", action="store_true", help="start afresh, removing earlier results in FOLDER")
     verb.add_argument("--json", action="store_true", help="print the readouts as JSON")
-
-
-def _add_tile_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--mpp", type=float, help="µm per level-0 pixel, overrides the slide's own")
-    verb.add_argument("--tile", type=int, metavar="PX", help="side of a tile (default: the network's; 1024)")
-    verb.add_argument("--least-tissue", type=float, metavar="SHARE", help="tissue that a tile must hold (default: 0.9)")
-    verb.add_argument("--tissue", metavar="auto|all|white-tiles|FILE", help="where tissue is (default: detected)")
 
 
 def _grade(arguments: argparse.Namespace) -> int:
@@ -174,7 +178,7 @@ def _tell_bags(bags: dict[str, Any]) -> None:
             groups = f"{member['groups']} group{'s' * (member['groups'] != 1)}"
             print(f"    {name}: {groups} of up to {member['tiles_per_group']} tiles, votes {votes}")
         for note in member["notes"]:
-            print(f"      {note}")
+            print(f"      {note}" if member["votes"] else f"    {name}: {note}")
 
 
 def _add_tiles(verbs: Any) -> None:  # noqa: ANN401
@@ -182,12 +186,23 @@ def _add_tiles(verbs: Any) -> None:  # noqa: ANN401
         verbs, "tiles", _tiles, "write the tiles of a slide as images, with a table of where they lie",
         "  digipath tiles slide.svs --out tiles\n"
         "  digipath tiles slide.svs --at-mpp 0.25 --tile 512 --tissue white-tiles --least-tissue 0.25\n"
+        "  digipath tiles slide.svs --stain macenko        all in the stain of one reference\n"
         "  digipath tiles slide.svs --format none          the table alone\n",
         more=TO_TRAIN + EXIT_CODES.format(done=""),
     )
     verb.add_argument("slide", help="a whole-slide image, or a JPEG, PNG or TIFF with --mpp")
     verb.add_argument("--out", metavar="FOLDER", help="where tiles go (default: ./<slide>.tiles)")
-    _add_tile_options(verb)
+    verb.add_argument("--mpp", type=float, help="µm per level-0 pixel, overrides the slide's own")
+    verb.add_argument("--tile", type=int, metavar="PX", help="side of a tile (default: 1024)")
+    verb.add_argument("--least-tissue", type=float, metavar="SHARE", help="tissue that a tile must hold (default: 0.9)")
+    verb.add_argument(
+        "--tissue", metavar="auto|all|white-tiles|FILE", default="auto",
+        help="where tissue is (default: auto, which detects it)",
+    )
+    verb.add_argument(
+        "--stain", metavar="none|macenko|reinhard|FILE", default="none",
+        help="bring the stain of the tiles to a reference (default: none)",
+    )
     verb.add_argument("--at-mpp", type=float, default=0.5, help="µm per pixel of the tiles (default: 0.5, 20×)")
     verb.add_argument("--format", choices=("png", "jpg", "none"), default="png", help="of the images (default: png)")
     verb.add_argument("--no-resume", action="store_true", help="write anew, removing earlier tiles in FOLDER")
@@ -196,20 +211,21 @@ def _add_tiles(verbs: Any) -> None:  # noqa: ANN401
 
 def _tiles(arguments: argparse.Namespace) -> int:
     from digipath.grading.tile_export import export_tiles
+    from digipath.slide_stain import reference
     from digipath.tiling import LEAST_TISSUE, TILE_PX, TileRule
 
     rule = TileRule(
         arguments.at_mpp,
         TILE_PX if arguments.tile is None else arguments.tile,
         LEAST_TISSUE if arguments.least_tissue is None else arguments.least_tissue,
-        arguments.tissue or "auto",
+        arguments.tissue,
     )
     out = arguments.out or f"{Path(arguments.slide).stem}.tiles"
     image_format = None if arguments.format == "none" else arguments.format
     with progress(arguments.json) as show:
         found = export_tiles(
-            arguments.slide, out, rule, mpp=arguments.mpp, image_format=image_format,
-            resume=not arguments.no_resume, progress=show,
+            arguments.slide, out, rule, mpp=arguments.mpp, stain=reference(arguments.stain, mpp=rule.mpp),
+            image_format=image_format, resume=not arguments.no_resume, progress=show,
         )  # fmt: skip
     if arguments.json:
         counts = {"table": str(found.table), "tiles": found.tiles, "unreadable": found.unreadable}

@@ -25,6 +25,7 @@ from digipath.errors import BadInput, Cancelled
 from digipath.files import write_atomically
 from digipath.grading.bag_networks import BagAnswer, BagNetwork, augmentation_of, augments, bag_groups, bag_size
 from digipath.grading.tile_frames import Frame
+from digipath.measure.tile_grades import leading
 from digipath.tile_augment import TileAugmentation, augment_tile, centre_crop
 from digipath.values import Cancel, Card, Patch, Progress, ProgressCallback
 
@@ -81,6 +82,7 @@ class SlideBags:
         cells: (n, 2) tiles that were seen. alone: (n, C) each as a bag of its own.
         attention: (n,) what each counts in its group, 1 on average; None without attention.
         unreadable: (m, 2) tiles that were drawn and could not be read.
+        mpp: µm per pixel of the tiles.
     """
 
     groups: Floats
@@ -91,6 +93,7 @@ class SlideBags:
     alone: Floats
     attention: Floats | None
     unreadable: NDArray[np.int64]
+    mpp: float | None
 
     @property
     def probabilities(self) -> Floats | None:
@@ -105,12 +108,38 @@ class SlideBags:
     @property
     def notes(self) -> tuple[str, ...]:
         """For the user: what was not as asked."""
+        at = "" if self.mpp is None else f" at {self.mpp:g} µm/px"
+        if not self.on_slide:
+            return (f"No tile{at}: no vote.",)
+        if not len(self.groups):
+            return (f"None of {len(self.unreadable)} tiles{at} could be read: no vote.",)
         asked = (self.asked_groups or 1) * self.asked
-        if not 0 < self.on_slide < asked:
+        if self.on_slide >= asked:
             return ()
         made = math.ceil(self.on_slide / self.asked)
-        words = "one group of all" if made == 1 else f"{made} groups of all, the last of fewer"
-        return (f"{self.on_slide} tiles on the slide, fewer than the {asked} asked for: {words}.",)
+        words = "one group of all" if made == 1 else f"{made} groups of all"
+        rest = ", the last of fewer" if made > 1 and self.on_slide % self.asked else ""
+        return (f"{self.on_slide} tiles on the slide, fewer than the {asked} asked for: {words}{rest}.",)
+
+
+def vote_together(found: Sequence[SlideBags]) -> tuple[Floats, int] | None:
+    """What networks say of a slide together: (C,) mean probability, and the class it is called; None without a vote.
+
+    One network calls its hard vote over groups, of classes with as many votes that of the higher mean; several call
+    their soft vote (Lerousseau et al. 2020, sections 2.1 and 2.3). A network that saw no tile has no say.
+    """
+    answers = [(bags.probabilities, bags.votes) for bags in found]
+    seen = [(mean, votes) for mean, votes in answers if mean is not None and votes is not None]
+    if not seen:
+        return None
+    soft = np.mean([mean for mean, _ in seen], axis=0)
+    decides = soft
+    if len(seen) == 1:
+        ((_, votes),) = seen
+        decides = np.where(votes == votes.max(), soft, 0)
+    grade = leading(decides)
+    assert grade is not None, "probabilities sum to 1"
+    return soft, grade
 
 
 def grade_bags(
@@ -149,7 +178,7 @@ def grade_bags(
             if path is not None:
                 write_atomically(path, found[-1].packed())
         done += len(indices)
-    return _together(found, len(cells), (asked, count), len(card.classes))
+    return _together(found, card, len(cells), (asked, count))
 
 
 @dataclass(frozen=True)
@@ -235,8 +264,9 @@ def _looked_at(patch: Patch, *, crop_px: int, changes: TileAugmentation | None, 
     return augment_tile(pixels, changes, np.random.default_rng((seed, *patch.start_px)), crop_px=crop_px)
 
 
-def _together(found: Sequence[_Group], on_slide: int, asked: tuple[int, int | None], classes: int) -> SlideBags:
+def _together(found: Sequence[_Group], card: Card, on_slide: int, asked: tuple[int, int | None]) -> SlideBags:
     """asked: tiles in a group, and groups."""
+    classes = len(card.classes)
     answers = [group.answer for group in found if group.answer is not None]
     attention = [answer.attention * len(answer.attention) for answer in answers if answer.attention is not None]
     return SlideBags(
@@ -248,6 +278,7 @@ def _together(found: Sequence[_Group], on_slide: int, asked: tuple[int, int | No
         alone=np.concatenate([answer.alone for answer in answers]) if answers else np.empty((0, classes), np.float32),
         attention=np.concatenate(attention) if attention else None,
         unreadable=_pairs([cell for group in found for cell in group.unreadable.tolist()]),
+        mpp=card.mpp,
     )
 
 

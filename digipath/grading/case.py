@@ -21,7 +21,7 @@ from digipath.grading.bag_networks import BagGraders, BagNetwork
 from digipath.grading.bag_networks import load as load_bag_network
 from digipath.grading.bags import BagDraw
 from digipath.grading.explanations import Explainer, explainer_of
-from digipath.grading.graders import graders_of
+from digipath.grading.graders import graders_of, refuse_idle
 from digipath.grading.maps import BAGS, predict_bags, predict_tiles
 from digipath.grading.reporting import OF_SLIDES, OWNED, write_case_report, write_grade_report
 from digipath.grading.tile_frames import Frame, SlideFrame, open_frame
@@ -134,7 +134,8 @@ def grade(
         views: 1, 2, 4 or 8 symmetries to average over; more than 1 gives the aleatoric map.
         mpp: µm per level-0 pixel, overrides the slide's own. at_mpp: µm per pixel to run at.
         tile: side of the tiles in pixels. least_tissue: share of a tile that must be tissue, in (0, 1].
-        tissue: "auto", "all", "white-tiles", or a mask or outline file.
+        tissue: "auto", "all", "white-tiles", or a mask or outline file. Both are of slides: the images of a folder
+            are all graded.
         stain: "none", "macenko", "reinhard", or a picture or slide; None: as the card says.
         least_share, least_confidence: the highest grade is that of which at least so many of the tiles (a share)
             are called with at least this probability.
@@ -162,7 +163,11 @@ def grade(
     graders = graders_of(
         weights, predictors, tile_px=tile, calibrated=calibrated, runtime=runtime, precision=precision
     )
-    _refuse_idle(settings, graders)
+    refuse_idle(graders, settings.draw, {
+        name: getattr(settings, name) != getattr(GradeSettings(), name)
+        for name in ("views", "tile", "at_mpp", "calibrated", "keep_members")
+    })  # fmt: skip
+    _refuse_tissue_of_folders(settings, paths)
     run = _Run(graders, settings, reading, mpp, resume, progress, cancel)
     if len(paths) == 1:
         folder = Path(out) if out is not None else Path.cwd() / f"{_stem(paths[0])}.grade"
@@ -177,17 +182,13 @@ def grade(
     return found
 
 
-def _refuse_idle(settings: GradeSettings, graders: Graders | BagGraders) -> None:
-    """Raise BadInput where a setting would do nothing with these networks."""
-    if isinstance(graders, Graders):
-        if settings.draw != BagDraw():
-            raise BadInput("groups, bag and bag_augmentation are for weights that see bags of tiles; leave them out")
-        return
-    usual = GradeSettings()
-    idle = [name for name in ("views", "tile", "at_mpp", "calibrated", "keep_members")
-            if getattr(settings, name) != getattr(usual, name)]  # fmt: skip
-    if idle:
-        raise BadInput(f"{' and '.join(idle)} are not for weights that see bags of tiles; leave them out")
+def _refuse_tissue_of_folders(settings: GradeSettings, paths: Sequence[Path]) -> None:
+    """Raise BadInput where tissue was asked for in images that are all graded."""
+    folders = [path for path in paths if path.is_dir()]
+    asked = [name for name in ("tissue", "least_tissue") if getattr(settings, name) is not None]
+    if folders and asked:
+        said = " and ".join(asked)
+        raise BadInput(f"a folder's images are tiles that were chosen already; leave out {said}: {folders[0]}")
 
 
 def _paths(slides: str | Path | Sequence[str | Path] | None, volumes: object) -> list[Path]:
@@ -321,7 +322,10 @@ class _Run:
             "slide": frame.record(),
             "weights": dict(self.graders.identity),
             "classes": list(self.graders.classes),
-            "settings": asdict(self.settings) | asdict(rule) | {"working_mpp": frame.tiles.mpp},
+            "settings": asdict(self.settings)
+            | asdict(rule)
+            | ({} if isinstance(frame, SlideFrame) else {"least_tissue": None, "tissue": None})
+            | {"working_mpp": frame.tiles.mpp},
             "stain": frame.staining and frame.staining.to_record(),
             "reading": asdict(self.reading),
             "notes": [*dict.fromkeys([*notes, *found.pop("bag_notes", ())]), *_limits(self.graders.cards)],

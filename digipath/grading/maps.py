@@ -15,11 +15,11 @@ from digipath.engine.ensemble import map_names
 from digipath.engine.predict import predict_maps
 from digipath.engine.views import views_of
 from digipath.grading.bag_networks import BagGraders, BagNetwork
-from digipath.grading.bags import BagDraw, SlideBags, grade_bags
+from digipath.grading.bags import BagDraw, SlideBags, grade_bags, vote_together
 from digipath.grading.tile_frames import Frame
 from digipath.grading.tile_networks import Graders
 from digipath.maps import ATTENTION, GRADE, ZarrMaps
-from digipath.measure.tile_grades import called, leading
+from digipath.measure.tile_grades import called
 from digipath.run_record import timings_s
 from digipath.values import (
     EXCLUDED,
@@ -116,26 +116,16 @@ def predict_bags(
 
 
 def bags_record(cards: Sequence[Card], found: Sequence[SlideBags]) -> dict[str, Any]:
-    """What the networks that saw a bag say together, and each.
-
-    One network's grade is the hard vote over its groups (where it ties, the mean over them); that of several is their
-    soft vote (Lerousseau et al. 2020, sections 2.1 and 2.3).
-    """
-    classes = cards[0].classes
-    answers = [bags.probabilities for bags in found if bags.probabilities is not None]
-    votes = [bags.votes for bags in found if bags.votes is not None]
-    soft = np.mean(answers, axis=0) if answers else None
-    grade = None if soft is None else leading(soft)
-    if len(votes) == 1 and np.count_nonzero(votes[0] == votes[0].max()) == 1:
-        grade = int(votes[0].argmax())
+    """What the networks that saw a bag say together (`vote_together`), and each."""
+    classes, vote = cards[0].classes, vote_together(found)
 
     def by_class(values: NDArray[np.floating] | None) -> dict[str, float] | None:
         return None if values is None else dict(zip(classes, values.tolist(), strict=True))
 
     return {
-        "grade": None if grade is None else classes[grade],
-        "probabilities": by_class(soft),
-        "networks": len(answers),
+        "grade": None if vote is None else classes[vote[1]],
+        "probabilities": None if vote is None else by_class(vote[0]),
+        "networks": sum(bags.probabilities is not None for bags in found),
         "members": {
             card.name: {
                 "mpp": card.mpp,

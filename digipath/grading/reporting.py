@@ -39,7 +39,7 @@ from digipath.report import (
     grade_overlay,
     grade_page,
 )
-from digipath.result import CASE_FILE, STORED, Grade, GradedSlide
+from digipath.result import CASE_FILE, STORED, Grade, GradedSlide, tells_areas
 from digipath.values import PREDICTED, Card, Progress, ProgressCallback
 
 OWNED = (
@@ -73,8 +73,7 @@ def write_grade_report(
     codes = maps["coverage"].astype(np.uint8)
     graded = codes == PREDICTED
     cells, probabilities = np.argwhere(graded), maps["probability"][graded].astype(STORED)
-    # Of tiles that were drawn at random, areas say nothing of the slide.
-    areas_mm2 = None if record["tiles"].get("not_drawn") else _areas_mm2(frame, graded)
+    areas_mm2 = _areas_mm2(frame, graded) if tells_areas(record) else None
     reading = record["reading"]
     readout = read_grades(
         probabilities,
@@ -110,7 +109,7 @@ def write_grade_report(
         cards=[card.record for card in cards],
         bags=_bags(record.get("bags")),
         attention=_attention(maps.get(ATTENTION), graded),
-        **_on_slide(frame, maps["probability"], codes),
+        **_on_slide(frame, record["classes"], maps["probability"], codes),
         **_in_folder(frame, cells, probabilities),
     )
     if isinstance(frame, SlideFrame):
@@ -180,14 +179,14 @@ def _of_slide(slide: GradedSlide) -> GradeInput:
 
 def _drawn(slide: GradedSlide) -> Image.Image | None:
     """The map of a slide as its own report drew it; None of a folder of tiles, which lie on no slide."""
-    if "size_l0" not in slide.run["slide"]:
+    if slide.of_folder:
         return None
     with Image.open(slide.folder / MAP) as picture:
         return picture.convert("RGB")
 
 
 def _areas_mm2(frame: Frame, graded: NDArray[np.bool_]) -> NDArray[np.float64] | None:
-    """Tissue in each graded tile; None where the resolution is unknown."""
+    """Tissue in each graded tile, or the size of its image; None where the resolution is unknown."""
     mpp = frame.tiles.mpp
     return None if mpp is None else np.asarray(frame.tiles.tissue_px[graded] * mpp**2 / 1e6, np.float64)
 
@@ -205,8 +204,8 @@ def _table(
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     place = list(frame.place((0, 0)))
-    rows.writerow(["row", "column", *place, "tissue_share", "tissue_mm2", "grade", *(f"p {name}" for name in classes),
-                   *uncertainty])  # fmt: skip
+    rows.writerow(["row", "column", *place, f"{frame.measured}_share", f"{frame.measured}_mm2", "grade",
+                   *(f"p {name}" for name in classes), *uncertainty])  # fmt: skip
     for number, (row, column) in enumerate(cells.tolist()):
         flat = row * frame.tiles.kept.shape[1] + column
         rows.writerow([
@@ -248,7 +247,7 @@ def _ledger(frame: Frame, record: Mapping[str, Any]) -> TileLedger:
     return _tile_ledger(counts, record["settings"]["least_tissue"], tile_mm2)
 
 
-def _tile_ledger(counts: Mapping[str, int], least_tissue: float, tile_mm2: float | None) -> TileLedger:
+def _tile_ledger(counts: Mapping[str, int], least_tissue: float | None, tile_mm2: float | None) -> TileLedger:
     return TileLedger(
         counts["graded"], counts["left_out"], counts["unreadable"], least_tissue, tile_mm2, counts.get("not_drawn", 0)
     )
@@ -264,7 +263,7 @@ def _bags(record: Mapping[str, Any] | None) -> BagInput | None:
         probabilities=list(record["probabilities"].values()),
         votes={name: list(member["votes"].values()) for name, member in members.items() if member["votes"]},
         groups={name: (member["groups"], member["tiles_per_group"]) for name, member in members.items()},
-        notes=[note for member in members.values() for note in member["notes"]],
+        notes=[f"{name}: {note}" for name, member in members.items() for note in member["notes"]],
     )
 
 
@@ -314,14 +313,19 @@ def _picture(
     return TilePicture(pixels, probabilities.tolist(), str(place), heat)
 
 
-def _on_slide(frame: Frame, probability: NDArray[np.floating], codes: NDArray[np.uint8]) -> dict[str, Any]:
-    """What a page needs to lay tiles over a slide."""
+def _on_slide(
+    frame: Frame, classes: Sequence[str], probability: NDArray[np.floating], codes: NDArray[np.uint8]
+) -> dict[str, Any]:
+    """What a page needs to lay tiles over a slide, and the map of grades, laid over it."""
     if not isinstance(frame, SlideFrame):
         return {}
     overview = frame.plan.overview
     masked = np.where((codes == PREDICTED)[..., None], probability, np.nan)
     geometry = TileFrame(frame.tiles.tile_px * frame.l0_per_px, overview.downsample, overview.mpp)
-    return {"overview": overview.image, "probabilities": masked, "coverage": codes, "frame": geometry}
+    picture = grade_overlay(overview.image, masked, codes, frame=geometry, classes=classes)
+    return {
+        "overview": overview.image, "probabilities": masked, "coverage": codes, "frame": geometry, "picture": picture
+    }  # fmt: skip
 
 
 def _in_folder(frame: Frame, cells: NDArray[np.int64], probabilities: NDArray[np.floating]) -> dict[str, Any]:
@@ -334,13 +338,10 @@ def _in_folder(frame: Frame, cells: NDArray[np.int64], probabilities: NDArray[np
 
 def _write_map(folder: Path, frame: SlideFrame, given: GradeInput) -> None:
     """The map as a picture, and its tiles for QuPath."""
-    if given.probabilities is None or given.overview is None or given.coverage is None or given.frame is None:
+    if given.probabilities is None or given.picture is None or given.frame is None:
         return
-    picture = grade_overlay(
-        given.overview, given.probabilities, given.coverage, frame=given.frame, classes=given.classes
-    )
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    given.picture.save(stream, "PNG")
     write_atomically(folder / MAP, stream.getvalue())
     outlines = grade_geojson(
         given.probabilities, side_l0=given.frame.side_l0, classes=given.classes, tissue_share=frame.tiles.share,

@@ -58,8 +58,10 @@ def export_tiles(
 
     Args:
         rule: which tiles. mpp: µm per level-0 pixel, overrides the slide's own.
+        stain: what the slide's stain is brought to; None: as it is.
         image_format: "png", "jpg" (quality 95, no subsampling), or None for the table alone.
-        resume: a folder that holds these very tiles is left as it is; False writes them anew.
+        resume: a folder that holds these very tiles is left as it is, and where some are missing goes on with them;
+            False writes all anew.
 
     Raises:
         BadInput: an unknown format; Cancelled; CaseDiffers: the folder holds other tiles; and what opening a slide and
@@ -96,20 +98,27 @@ def _rows(
 ) -> Iterator[dict[str, object]]:
     """Write each tile and tell where it came from, in the order of the slide."""
     cells = [(int(row), int(column)) for row, column in frame.tiles.cells]
-    read, began = frame.reader(), time.perf_counter()
+    files = {
+        cell: f"{IMAGES}/{frame.source.path.stem}_r{cell[0]:04}_c{cell[1]:04}.{image_format}" for cell in cells
+    }
+    missing = frame.tiles.kept.copy()  # images are written whole, so what is there is done
+    for cell, file in files.items():
+        missing[cell] = not (folder / file).exists()
+    read, began = frame.only(missing).reader(), time.perf_counter()
 
     def write(cell: tuple[int, int]) -> tuple[str, bool]:
         if image_format is None:
             return "", True
+        if not missing[cell]:
+            return files[cell], True
         patch = read(cell)
-        name = f"{frame.source.path.stem}_r{cell[0]:04}_c{cell[1]:04}.{image_format}"
         if patch.valid is not None:
             return "", False
         kind, options = FORMATS[image_format]
         stream = io.BytesIO()
         Image.fromarray(patch.pixels).save(stream, kind, **options)  # type: ignore[arg-type]
-        write_atomically(folder / IMAGES / name, stream.getvalue())
-        return f"{IMAGES}/{name}", True
+        write_atomically(folder / files[cell], stream.getvalue())
+        return files[cell], True
 
     with ThreadPoolExecutor(READERS) as pool:
         for done, (cell, (name, readable)) in enumerate(zip(cells, pool.map(write, cells), strict=True), 1):
@@ -117,7 +126,7 @@ def _rows(
                 progress(Progress(done, len(cells), done / max(time.perf_counter() - began, 1e-9), "tiles"))
             if cancel is not None and cancel():
                 pool.shutdown(cancel_futures=True)
-                raise Cancelled(f"stopped after {done} of {len(cells)} tiles; {TABLE} was not written")
+                raise Cancelled(f"stopped after {done} of {len(cells)} tiles; run again to go on")
             where = {"row": cell[0], "column": cell[1], **frame.place(cell), "mpp": frame.tiles.mpp}
             share = f"{frame.tiles.share[cell]:.4f}"
             yield {"file": name, "slide": frame.name, **where, "tissue_share": share, "unreadable": int(not readable)}

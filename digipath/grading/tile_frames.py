@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,14 @@ LARGEST = 1.5  # times a tile's side; a larger image is a slide of its own
 
 @dataclass(frozen=True)
 class SlideFrame:
-    """The tiles of one slide."""
+    """The tiles of one slide.
+
+    measured: what the shares and areas of its tiles are of.
+    """
 
     source: Slide
     plan: TilePlan
+    measured: ClassVar[str] = "tissue"
 
     @property
     def name(self) -> str:
@@ -91,6 +95,7 @@ class FolderFrame:
     """Images that are one tile each, one below the other; smaller ones are completed by their mirror image.
 
     mpp: µm per pixel of all images, None where they state it. read_mpp: at which they are read.
+    measured: what the shares and areas of its tiles are of: nobody looks for tissue in what was chosen already.
     """
 
     folder: Path
@@ -99,6 +104,7 @@ class FolderFrame:
     mpp: float | None
     read_mpp: float | None
     notes: tuple[str, ...]
+    measured: ClassVar[str] = "image"
 
     @property
     def staining(self) -> None:
@@ -181,7 +187,7 @@ def open_frame(
 
 
 def _only_tile(shape_px: tuple[int, int], tile_px: int) -> Tiles:
-    """A frame of one tile, which is all tissue."""
+    """A frame of one tile, which counts whole."""
     return Tiles(shape_px, tile_px, np.ones((1, 1), np.float32), np.ones((1, 1), bool))
 
 

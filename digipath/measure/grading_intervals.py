@@ -19,10 +19,11 @@ from digipath.errors import BadInput
 from digipath.measure.grading_scores import (
     auroc_name,
     call_metrics,
+    calls_or_called,
     scores,
     truth_and_probabilities,
 )
-from digipath.measure.tile_grades import Floats, Ints, called
+from digipath.measure.tile_grades import Floats, Ints
 
 DRAWS = 1000
 LEVEL = 0.95
@@ -65,6 +66,7 @@ def bootstrap(
     cases: Sequence[Hashable],
     classes: Sequence[str],
     *,
+    calls: ArrayLike | None = None,
     draws: int = DRAWS,
     seed: int = 0,
     level: float = LEVEL,
@@ -77,7 +79,7 @@ def bootstrap(
 
     Args:
         truth: (n,) integers. probabilities: (n, C). cases: (n,) whose each row is. classes: C names.
-        level: in (0, 1).
+        calls: as for `scores`. level: in (0, 1).
 
     Raises:
         BadInput: as `scores`; not one case per row; no draw; a level outside (0, 1).
@@ -93,7 +95,7 @@ def bootstrap(
     names = scores(true[:0], values[:0], classes).metrics()
     if len(number) < 2:
         return Intervals(dict.fromkeys(names), dict.fromkeys(names, 0), draws, len(number), level)
-    data = _Cases.of(true, values, owner, classes)
+    data = _Cases.of(true, values, owner, classes, calls=calls_or_called(calls, values))
     at_once = max(1, VALUES_AT_ONCE // (data.ranks.shape[1] + len(number)))
     parts = [data.metrics(counts) for counts in _drawn(len(number), draws, seed, at_once)]
     found = {name: np.concatenate([part[name] for part in parts]) for name in names}
@@ -122,17 +124,17 @@ class _Cases:
     classes: tuple[str, ...]
 
     @staticmethod
-    def of(true: Ints, values: Floats, owner: Ints, classes: Sequence[str]) -> _Cases:
+    def of(true: Ints, values: Floats, owner: Ints, classes: Sequence[str], *, calls: Ints) -> _Cases:
         """Of rows (n,), (n, C) that belong to the case of this number, (n,)."""
         size, cases = len(classes), int(owner.max()) + 1
-        cells = (owner * size + true) * size + called(values)
-        calls = np.bincount(cells, minlength=cases * size**2).reshape(cases, size, size)
+        cells = (owner * size + true) * size + calls
+        confusion = np.bincount(cells, minlength=cases * size**2).reshape(cases, size, size)
         rank = _ranks(values)
         grade = np.arange(size)
         places = (np.where(true[:, None] == grade, grade, grade + size)) * (rank.max() + 1) + rank
         shape = (cases, 2 * size * (int(rank.max()) + 1))
         found = csr_matrix((np.ones(places.size), (np.repeat(owner, size), places.ravel())), shape=shape)
-        return _Cases(calls, found, tuple(classes))
+        return _Cases(confusion, found, tuple(classes))
 
     def metrics(self, counts: Weights) -> dict[str, NDArray[np.float64]]:
         """Each metric, (draws,), of draws that hold each case so often: counts (draws, K); NaN where undefined."""

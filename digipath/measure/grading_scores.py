@@ -32,7 +32,8 @@ class GradingScores:
 
     Attributes:
         classes: names in rising order of malignancy. count: n.
-        confusion: counts, rows truth, columns what was called (the most probable class, ties to the higher).
+        confusion: counts, rows truth, columns what was called (unless told otherwise the most probable class, ties to
+            the higher).
         accuracy: share that is right. None of nothing, as all others.
         balanced_accuracy: mean over the classes that occur in truth of the share of them that is right.
         kappa, quadratic_kappa: Cohen's, unweighted and by the squared distance of grades; None where truth and calls
@@ -111,24 +112,28 @@ class Pooled:
     first: Ints
 
 
-def scores(truth: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> GradingScores:
+def scores(
+    truth: ArrayLike, probabilities: ArrayLike, classes: Sequence[str], *, calls: ArrayLike | None = None
+) -> GradingScores:
     """All scores of a grader; a class that does not occur leaves them undefined, never raises.
 
     Args:
         truth: (n,) integers in [0, C). probabilities: (n, C), n ≥ 0. classes: C names.
+        calls: (n,) what each was called, where that is not its most probable class, as by a vote; AUROC is of the
+            probabilities whatever was called.
 
     Raises:
-        BadInput: shapes that do not fit, a truth that is no class, or values that are no probabilities.
+        BadInput: shapes that do not fit, a truth or a call that is no class, or values that are no probabilities.
     """
     true, values = truth_and_probabilities(truth, probabilities, len(classes))
-    matrix = confusion_matrices(true, called(values), len(classes))
-    calls = {name: _number(value) for name, value in call_metrics(matrix).items()}
+    matrix = confusion_matrices(true, calls_or_called(calls, values), len(classes))
+    counted = {name: _number(value) for name, value in call_metrics(matrix).items()}
     areas = [_area(true == grade, values[:, grade]) for grade in range(len(classes))]
     return GradingScores(
         classes=tuple(classes),
         count=len(true),
         confusion=tuple(tuple(row) for row in matrix.tolist()),
-        **calls,
+        **counted,
         auroc=dict(zip(classes, areas, strict=True)),
         macro_auroc=_mean(areas),
         macro_auroc_by_threshold=None if None in areas else _area_by_threshold(true, values),
@@ -187,12 +192,22 @@ def truth_and_probabilities(truth: ArrayLike, probabilities: ArrayLike, count: i
     """Both as arrays, (n,) and (n, C), or BadInput in one line."""
     given = np.asarray(probabilities)
     values = class_probabilities(given if given.size else np.empty((0, count)), count=count)
-    true = np.asarray(truth)
-    if true.shape != values.shape[:1]:
-        raise BadInput(f"expected one truth per row of probabilities, got {true.shape} and {values.shape}")
-    if true.size and not (true.dtype.kind in "iu" and true.min() >= 0 and true.max() < count):
-        raise BadInput(f"expected truths as whole numbers from 0 to {count - 1}, got {np.unique(true)[:5]}")
-    return true.astype(np.int64), values
+    return _classes_of(truth, values, "truth"), values
+
+
+def calls_or_called(calls: ArrayLike | None, values: Floats) -> Ints:
+    """(n,) what each row of probabilities (n, C) was called: as told, else its most probable class; or BadInput."""
+    return called(values) if calls is None else _classes_of(calls, values, "call")
+
+
+def _classes_of(given: ArrayLike, values: Floats, what: str) -> Ints:
+    """A class for each row of probabilities (n, C), (n,)."""
+    found, count = np.asarray(given), values.shape[1]
+    if found.shape != values.shape[:1]:
+        raise BadInput(f"expected one {what} per row of probabilities, got {found.shape} and {values.shape}")
+    if found.size and not (found.dtype.kind in "iu" and found.min() >= 0 and found.max() < count):
+        raise BadInput(f"expected {what}s as whole numbers from 0 to {count - 1}, got {np.unique(found)[:5]}")
+    return found.astype(np.int64)
 
 
 def confusion_matrices(truth: Ints, calls: Ints, count: int) -> Ints:

@@ -105,6 +105,8 @@ def ablation(
     truth: ArrayLike,
     classes: Sequence[str],
     groups: Mapping[str, str],
+    *,
+    calls: Mapping[str, ArrayLike] | None = None,
 ) -> list[AblationRow]:
     """Scores of the soft vote of all members, of all without each group, and of each group alone.
 
@@ -112,6 +114,7 @@ def ablation(
         member_probabilities: member → (n, C), the same n tiles, slides or cases throughout.
         truth: (n,) integers. classes: C names.
         groups: member → what it is of, such as its magnification or its modality.
+        calls: member → (n,) what it calls where it votes alone, if that is not its most probable class.
 
     Returns:
         All members first, then for each group in the order of its first member the rows without it and of it alone;
@@ -129,10 +132,13 @@ def ablation(
     for kind in kinds if len(kinds) > 1 else ():
         votes.append((WITHOUT, kind, tuple(name for name in everyone if groups[name] != kind)))
         votes.append((ALONE, kind, tuple(name for name in everyone if groups[name] == kind)))
-    return [
-        AblationRow(kind, group, members, scores(truth, soft_vote([member_probabilities[m] for m in members]), classes))
-        for kind, group, members in votes
-    ]
+
+
+    def scored(members: tuple[str, ...]) -> GradingScores:
+        alone = calls[members[0]] if calls is not None and len(members) == 1 else None
+        return scores(truth, soft_vote([member_probabilities[m] for m in members]), classes, calls=alone)
+
+    return [AblationRow(kind, group, members, scored(members)) for kind, group, members in votes]
 
 
 def soft_vote(members: Sequence[ArrayLike]) -> NDArray[np.float64]:

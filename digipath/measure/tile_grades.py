@@ -185,6 +185,13 @@ def leading(votes: ArrayLike) -> int | None:
     return int(np.flatnonzero(values >= values.max() - TIE)[-1]) if values.any() else None
 
 
+def leading_of_each(votes: ArrayLike) -> Ints:
+    """`leading` of each row of votes (n, C), none of which may be without any: (n,)."""
+    values = np.asarray(votes, np.float64)
+    ties = values >= values.max(axis=1, keepdims=True) - TIE
+    return np.asarray(values.shape[1] - 1 - np.argmax(ties[:, ::-1], axis=1), np.int64)
+
+
 def highest_grade(probabilities: ArrayLike, *, least_share: float, least_confidence: float) -> int | None:
     """The highest grade of which there is enough: the pathologist's way, with both of its thresholds given.
 

@@ -45,7 +45,7 @@ class ReadoutInput:
         highest_grade: the most malignant class that at least `least_share` of the tiles are called with a
             probability of at least `confidence`; None: no class is.
         confident_shares: share of the tiles that are called each class with at least `confidence`; empty: not told.
-        areas_mm2: of the tissue in the tiles that are called each class; None where the resolution is unknown.
+        areas_mm2: of the tissue in the tiles that are called each class; None where unknown or where they say nothing.
         confidences: rising; shares_at: one row for each of them, the share of the tiles that are called each class
             with at least this probability.
     """
@@ -65,24 +65,25 @@ class ReadoutInput:
 
 @dataclass(frozen=True)
 class TileLedger:
-    """What became of the tiles that hold any tissue.
+    """What became of the tiles that hold any tissue, or of the images of a folder of tiles.
 
     Attributes:
         graded, left_out, unreadable, not_drawn: tiles; left out are those with less than `least_tissue` tissue in
             them, not drawn those that networks of bags did not look at.
-        least_tissue: in [0, 1]. tile_mm2: area of a tile, None where unknown.
+        least_tissue: in [0, 1]; None: of a folder, where nobody looks for tissue. tile_mm2: area of a tile, None where
+            unknown.
     """
 
     graded: int
     left_out: int = 0
     unreadable: int = 0
-    least_tissue: float = 0.9
+    least_tissue: float | None = 0.9
     tile_mm2: float | None = None
     not_drawn: int = 0
 
     @property
     def total(self) -> int:
-        """All tiles that hold any tissue."""
+        """All tiles that hold any tissue, or all images."""
         return self.graded + self.left_out + self.unreadable + self.not_drawn
 
 
@@ -121,8 +122,9 @@ class BagInput:
     """What networks say that see many tiles of a slide at once (multiple-instance learning).
 
     Attributes:
-        grade: by the soft vote over the members; probabilities: of each class, their mean.
-        votes: member's name → share of its groups of tiles that vote for each class.
+        grade: by the hard vote over the groups of one member, or the soft vote of several; probabilities: of each
+            class, the members' mean.
+        votes: member's name → share of its groups of tiles that vote for each class; without those that saw none.
         groups: member's name → how many groups it saw, and of how many tiles at most. notes: shown as they are.
     """
 
@@ -212,6 +214,7 @@ class LevelInput:
         roc: curve of each class (one against the rest), "macro" and others by name.
         truth: index of the true class of each; probabilities: (n, K) of the same; both for plots, may be empty.
         names: of the same, to be listed; empty: no list.
+        calls: what each was called, where that may not be its most probable class; empty: that class.
     """
 
     level: str
@@ -224,6 +227,7 @@ class LevelInput:
     truth: Sequence[int] = ()
     probabilities: Sequence[Sequence[float]] = ()
     names: Sequence[str] = ()
+    calls: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from digipath.report.grade_map import grade_overlay, tile_overlay
 from digipath.report.markup import mm2, share
 from digipath.values import most_probable
 
-PICTURE_PX = 1100
 LISTED_TILES = 200
 COLOURS = {2: ("green", "red"), 3: ("green", "blue", "red")}
 STRENGTH = (
@@ -29,6 +28,7 @@ HEAT = (
     "It tells what moved the network, not what is tumour."
 )
 ATTENTION = "Attention: how much each tile weighs in the verdict of the networks that see many tiles at once."
+MANY_TILES = "Networks that see many tiles at once"
 BAGS = "These networks see many tiles at once and answer for the slide, not for a tile."
 
 
@@ -68,8 +68,9 @@ def case_grade_page(given: CaseGradeInput) -> str:
         BadInput: the arrays' shapes do not fit.
     """
     readout = given.readout
+    graded = readout is not None or any(slide.bags is not None for slide in given.slides)
     parts = [
-        _banner(_summed([slide.tiles for slide in given.slides]), graded=readout is not None),
+        _banner(_summed([slide.tiles for slide in given.slides]), graded=graded),
         *(
             [
                 markup.figures(grade_sections.key_figures(readout, given.classes)),
@@ -93,24 +94,28 @@ def case_grade_page(given: CaseGradeInput) -> str:
 
 def _banner(tiles: TileLedger, *, graded: bool) -> str:
     """Loud words where there is no grade, and where tissue that was asked for has none."""
-    total = tiles.total
+    total, tiles_of = tiles.total, _tiles_of(tiles)
     why = []
-    if tiles.left_out:
+    if tiles.left_out and tiles.least_tissue is not None:
         why.append(f"{tiles.left_out:,} hold less than {tiles.least_tissue:.0%} tissue")
     if tiles.unreadable:
         why.append(f"{tiles.unreadable:,} could not be read")
-    if not total:
+    if not graded and not total:
         return grade_sections.alert("No grade: no tissue was found.", "There was nothing to grade.")
     if not graded:
-        told = f"Of {total:,} tiles with tissue none could be graded: {', '.join(why) or 'none has a prediction'}."
+        told = f"Of {total:,} {tiles_of} none could be graded: {', '.join(why) or 'none has a prediction'}."
         return grade_sections.alert("No grade.", told)
     if not tiles.unreadable:
         return ""
     told = (
-        f"{tiles.unreadable:,} of {total:,} tiles with tissue{_area(tiles.unreadable, tiles)} could not be read. "
+        f"{tiles.unreadable:,} of {total:,} {tiles_of}{_area(tiles.unreadable, tiles)} could not be read. "
         "Nothing is known about them: they are hatched in the map and count for no grade."
     )
     return grade_sections.alert("Incomplete: not all tissue was graded.", told)
+
+
+def _tiles_of(tiles: TileLedger) -> str:
+    return "images" if tiles.least_tissue is None else "tiles with tissue"
 
 
 def _area(count: int, tiles: TileLedger) -> str:
@@ -133,7 +138,7 @@ def _pictures(given: GradeInput) -> str:
     if picture is None or given.overview is None:
         return ""
     shown = markup.picture(picture, f"Grade map. {_colours(given.classes)}")
-    plain = markup.picture(fitted(given.overview, PICTURE_PX), "The slide.")
+    plain = markup.picture(fitted(given.overview), "The slide.")
     return f'<div class="pictures">{shown}{plain}</div>{markup.paragraph(STRENGTH, "soft")}'
 
 
@@ -148,7 +153,6 @@ def _grade_picture(given: GradeInput) -> Image.Image | None:
         given.coverage,
         frame=given.frame,
         classes=given.classes,
-        longest_px=PICTURE_PX,
     )
 
 
@@ -189,7 +193,6 @@ def _map(given: GradeInput, values: Array, name: str, caption: str) -> str:
         frame=given.frame,
         name=name,
         top=top if top > 0 else 1.0,
-        longest_px=PICTURE_PX,
     )
     return markup.picture(picture, caption)
 
@@ -229,31 +232,33 @@ def _bag_rows(bags: BagInput | None, classes: Sequence[str]) -> list[tuple[str, 
     if bags is None:
         return []
     probability = bags.probabilities[classes.index(bags.grade)]
-    return [("Networks that see many tiles at once", bags.grade, f"mean probability {probability:.3f}")]
+    return [(MANY_TILES, bags.grade, f"mean probability {probability:.3f}")]
 
 
 def _bags(bags: BagInput | None, classes: Sequence[str]) -> str:
     if bags is None:
         return ""
     told = f"{BAGS} A group has one vote."
+    none = ("no vote",) * len(classes)
     rows = [
-        (name, *(share(part) for part in votes), "{:,} of up to {:,} tiles".format(*bags.groups[name]))
-        for name, votes in bags.votes.items()
+        (name, *(map(share, bags.votes[name]) if name in bags.votes else none), f"{count:,} of up to {most:,} tiles")
+        for name, (count, most) in bags.groups.items()
     ]
     mean = ("Mean probability", *(f"{value:.3f}" for value in bags.probabilities), "")
     table = markup.table(("Votes of", *classes, "Groups"), [*rows, mean], ("Groups",))
     return markup.section(
-        "Networks that see many tiles at once", markup.paragraph(told, "soft"), table, markup.bullets(bags.notes)
+        MANY_TILES, markup.paragraph(told, "soft"), table, markup.bullets(bags.notes)
     )
 
 
 def _ledger(tiles: TileLedger) -> str:
-    total = tiles.total
+    total, least = tiles.total, tiles.least_tissue
+    left_out = {} if least is None else {f"left out: less than {least:.0%} tissue": tiles.left_out}
     names = {
-        "Tiles with tissue": total,
+        _tiles_of(tiles).capitalize(): total,
         "graded": tiles.graded,
         **({"not looked at: not among the tiles drawn": tiles.not_drawn} if tiles.not_drawn else {}),
-        f"left out: less than {tiles.least_tissue:.0%} tissue": tiles.left_out,
+        **left_out,
         "not graded: could not be read": tiles.unreadable,
     }
     rows = [
@@ -265,40 +270,48 @@ def _ledger(tiles: TileLedger) -> str:
         )
         for text, count in names.items()
     ]
-    return markup.section(
-        "Coverage", markup.table(("What became of the tissue", "Tiles", "Area of tiles", "Share"), rows)
-    )
+    what = "images" if least is None else "tissue"
+    head = (f"What became of the {what}", "Tiles", "Area of tiles", "Share")
+    return markup.section("Coverage", markup.table(head, rows))
 
 
 def _summed(tiles: Sequence[TileLedger]) -> TileLedger:
     areas = {one.tile_mm2 for one in tiles}
+    least = [one.least_tissue for one in tiles if one.least_tissue is not None]
     return TileLedger(
         sum(one.graded for one in tiles),
         sum(one.left_out for one in tiles),
         sum(one.unreadable for one in tiles),
-        tiles[0].least_tissue if tiles else 0.9,
+        least[0] if least else None,
         areas.pop() if len(areas) == 1 else None,
         sum(one.not_drawn for one in tiles),
     )
 
 
 def _slide_notes(slides: Sequence[GradeInput]) -> list[str]:
-    return [f"{slide.slide}: {note}" for slide in slides for note in slide.notes]
+    return [
+        f"{slide.slide}: {note}"
+        for slide in slides
+        for note in (*slide.notes, *(slide.bags.notes if slide.bags is not None else ()))
+    ]
 
 
 def _slides(given: CaseGradeInput) -> str:
     rows, pictures = [], []
+    by_bags = (MANY_TILES,) if any(slide.bags is not None for slide in given.slides) else ()
     for slide in given.slides:
         read, tiles = slide.readout, slide.tiles
         grades = ("none",) * 3 if read is None else (read.mean_grade, read.majority_grade, read.highest_grade or "none")
+        bags = ("none" if slide.bags is None else slide.bags.grade,) if by_bags else ()
         shares = ("–",) * len(given.classes) if read is None else [share(part) for part in read.vote_shares]
-        rows.append((slide.slide, *grades, *shares, f"{tiles.graded:,}", f"{tiles.unreadable:,}"))
+        rows.append((slide.slide, *bags, *grades, *shares, f"{tiles.graded:,}", f"{tiles.unreadable:,}"))
         picture = _grade_picture(slide)
         if picture is not None:
             pictures.append(markup.picture(picture, slide.slide))
-    head = ("Slide", "Mean vote", "Majority vote", "Highest grade", *given.classes, "Tiles graded", "Tiles not read")
+    read_by = (*by_bags, "Mean vote", "Majority vote", "Highest grade")
+    head = ("Slide", *read_by, *given.classes, "Tiles graded", "Tiles not read")
     shown = f'<div class="pictures">{"".join(pictures)}</div>' if pictures else ""
     told = f"{_colours(given.classes)} {STRENGTH}" if pictures else ""
     return markup.section(
-        "Slides", markup.table(head, rows, head[1:4]), markup.paragraph(told, "soft") if told else "", shown
+        "Slides", markup.table(head, rows, read_by), markup.paragraph(told, "soft") if told else "", shown
     )

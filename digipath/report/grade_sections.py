@@ -16,7 +16,7 @@ CURVE_ROWS = 11  # of a curve, in its table
 NONE_REACHES = "none reaches it"
 READ = (
     "Tiles are read in three ways, and none of them alone is the grade: a slide may hold several grades side by side. "
-    "A tile is called its most probable class; areas are of the tissue in such tiles."
+    "A tile is called its most probable class; areas are of the tissue in such tiles, or of the images of a folder."
 )
 
 

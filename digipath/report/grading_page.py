@@ -118,7 +118,7 @@ def _list(level: LevelInput) -> str:
     if not level.names:
         return ""
     values = np.asarray(level.probabilities, float)
-    best = most_probable(values)
+    best = np.asarray(level.calls) if len(level.calls) else most_probable(values)
     order = sorted(range(len(level.names)), key=lambda i: bool(best[i] == level.truth[i]))[:LISTED]
     rows = [
         (
@@ -131,7 +131,7 @@ def _list(level: LevelInput) -> str:
     ]
     head = ("Name", "True class", "Predicted", *(f"Probability of {name}" for name in level.classes))
     wrong = int((best != np.asarray(level.truth)).sum())
-    told = f"{len(rows):,} of {len(level.names):,}; the {wrong:,} whose most probable class is wrong come first."
+    told = f"{len(rows):,} of {len(level.names):,}; the {wrong:,} that are called wrong come first."
     return markup.paragraph(told, "soft") + markup.table(head, rows, head[1:3])
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from digipath.training.bag_plan import BagPlan, BagRun, Snapshot, slides_by_class
 from digipath.training.bag_results import LEVELS, Chosen
+from digipath.training.encoders import encoder_name
 from digipath.training.grading_cards import DIGITS, TOLD, ending, heading, split_of, training_of
 from digipath.training.grading_results import ALL, Scores
 
 UNCALIBRATED = "Not calibrated: probabilities rank slides, they are no frequencies."
+CALLED = "One network calls the hard vote over its groups of tiles, several their soft vote; AUROC is of the means."
 RANDOM = "It sees tiles drawn at random: another seed may give another answer, more so on large slides."
 
 
@@ -141,7 +143,7 @@ def _augmentation(plan: BagPlan) -> dict[str, Any] | None:
 def _limits(plan: BagPlan) -> list[str]:
     network = plan.config.network
     if not network.frozen:
-        return [RANDOM, UNCALIBRATED]
-    begins = "random weights" if network.encoder is None else f"those of {network.encoder}"
+        return [RANDOM, UNCALIBRATED, CALLED]
+    begins = "random weights" if network.encoder is None else f"those of {encoder_name(network.encoder)}"
     frozen = f"Only pooling and head were trained on slides; the embedder's weights are {begins}."
-    return [RANDOM, UNCALIBRATED, frozen]
+    return [RANDOM, UNCALIBRATED, CALLED, frozen]

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from digipath import slide_stain
-from digipath.errors import BadInput
+from digipath.errors import BadInput, UnknownWeights
 from digipath.stain import StainReference
 from digipath.tile_augment import TileAugmentation
 from digipath.tiling import TileRule
 from digipath.training.config import CardText, stain_setting
+from digipath.training.encoders import encoder_name
 from digipath.training.grading_config import DERIVED, TISSUES, GradedData, TileSplit, augmentation_of
 from digipath.training.schedule import Schedule
-from digipath.training.sections import NONE, T, parsed, read_toml, typed
+from digipath.training.sections import NONE, CardName, T, parsed, read_toml, typed
 from digipath.training.tile_draw import LEAST_LABEL
+from digipath.weights import load_card
 
 TASK = "bags"
 SCALINGS = ("training", "encoder")
@@ -97,7 +99,9 @@ class BagNetworkSettings:
     Attributes:
         encoder: name of the card whose weights the embedder begins with.
         scaling: channels are normalised by mean and deviation of the "training" tiles, at each magnification, or as
-            the card of the "encoder" states.
+            the card of the "encoder" states. A file that says nothing means "encoder" where that is a whole network,
+            such as a tile classifier of one's own, whose weights know no other scaling; else "training", since the
+            paper normalises so with ImageNet weights.
         remat: keep little of the embedder while training and compute it again: less memory, more time.
         frozen: the embedder stays as loaded. Only pooling and head learn, from embeddings made once, of `views` large
             bags of each slide: each of up to `most_tiles` of its tiles at random, cropped and changed anew.
@@ -108,7 +112,7 @@ class BagNetworkSettings:
     pooling: str = "max-mean"
     attention_units: int = 128
     dropout: float = 0.5
-    encoder: str | None = None
+    encoder: CardName | None = None
     scaling: str = "training"
     remat: bool = False
     frozen: bool = False
@@ -174,7 +178,8 @@ class BagConfig:
         count = len(self.bags.mpps) * len(self.schedule.snapshots)
         if self.ensemble.drop >= count:
             raise BadInput(
-                f"[ensemble] expected drop below {count}, the snapshots of all mpps together, got {self.ensemble.drop}"
+                f"[ensemble] expected drop below {count}, the snapshots of all mpps together, got "
+                f"{self.ensemble.drop}; drop = 0 keeps them all"
             )
 
     @cached_property
@@ -190,6 +195,7 @@ class BagConfig:
         record = dataclasses.asdict(self)
         record["data"] = {"classes": self.data.classes}
         record["bags"]["stain"] = self.stain and self.stain.to_record()
+        record["network"]["encoder"] = encoder_name(self.network.encoder)
         return record
 
 
@@ -206,15 +212,15 @@ def read_bag_config(path: str | Path, *, seed: int | None = None) -> BagConfig:
 
     Raises:
         NotFound: no such file. BadInput: no TOML, a key or section that does not exist, a value of the wrong type or
-            out of range; the message names file, section and key.
+            out of range; the message names file, section and key. UnknownWeights: no card for an encoder.
     """
     path = Path(path)
     table = read_toml(path)
     try:
         config = _config(table if seed is None else {**table, "seed": seed}, path.parent)
         config.check()
-    except BadInput as error:
-        raise BadInput(f"{error}: {path}") from error
+    except (BadInput, UnknownWeights) as error:
+        raise type(error)(f"{error}: {path}") from error
     return config
 
 
@@ -241,13 +247,20 @@ def _config(table: Mapping[str, Any], base: Path) -> BagConfig:
         data=section("data", GradedData, least_label=LEAST_LABEL),
         bags=replace(bags, stain=stain_setting(bags.stain, "[bags]", base)),
         split=section("split", TileSplit, SPLIT),
-        network=section("network", BagNetworkSettings),
+        network=_scaled(section("network", BagNetworkSettings), table.get("network", {})),
         schedule=section("schedule", Schedule, PAPER, **GIVEN),
         augmentation=_changes(table.get("augmentation", {}), base),
         ensemble=section("ensemble", Choosing),
         card=section("card", CardText, readouts=()),
         seed=typed(table.get("seed", 0), int, "seed", base),
     )
+
+
+def _scaled(network: BagNetworkSettings, said: Mapping[str, Any]) -> BagNetworkSettings:
+    """The settings with the scaling of an encoder that is a whole network, unless the file says another."""
+    if network.encoder is None or "scaling" in said or load_card(network.encoder).record["kind"] != "network":
+        return network
+    return replace(network, scaling="encoder")
 
 
 def _changes(table: object, base: Path) -> TileAugmentation | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from digipath.files import write_atomically, write_json
 from digipath.measure.repeated_runs import AblationRow
-from digipath.training.bag_cards import ensemble_card, network_card, test_metrics, validation_metrics
+from digipath.training.bag_cards import CALLED, ensemble_card, network_card, test_metrics, validation_metrics
 from digipath.training.bag_plan import BagPlan, CellsBySlide
 from digipath.training.bag_results import LEVELS, BagScores, Chosen, score_rows
 from digipath.training.grading_cards import TOLD
@@ -82,7 +82,8 @@ def _summary(
     card = plan.config.card
     told = [f"# {card.name}", "", card.task, "", *(f"- {line}" for line in lines), ""]
     told += ["Snapshots on the validation slides:", "", *_chosen_table(chosen), ""]
-    told += ["Scores on the test slides, cases by the mean of their slides; in brackets 95 % intervals by case.", ""]
+    told += ["Scores on the test slides, cases by the mean of their slides; in brackets 95 % intervals by case."]
+    told += [CALLED, ""]
     for question in found.together:
         told += [f"## {question[0].upper()}{question[1:]}", "", *_score_table(found, question), ""]
     if len(found.ablation) > 1:

@@ -89,6 +89,9 @@ class BagPlan:
         begins = "random weights" if network.encoder is None else f"weights of {network.encoder}"
         kept = " that stay, only pooling and head learn" if network.frozen else ""
         found.append(f"{network.embedder} from {begins}{kept}; {network.pooling}; {self.parameters:,} parameters")
+        normalised = "by mean and deviation of the training tiles, at each magnification"
+        stated = f"as the card of {network.encoder} states"
+        found.append(f"channels scaled {stated if network.scaling == 'encoder' else normalised}")
         used = f"{config.bags.drawn} tiles of each of {config.schedule.batch} slides a step"
         found.append(f"{config.schedule.optimiser}, {used}, {self.schedule.steps_per_epoch} steps an epoch")
         for run in self.runs:

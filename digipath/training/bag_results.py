@@ -1,7 +1,8 @@
 """The scores of bag classifiers: which snapshots stay, their vote on the test slides, and what each adds to it.
 
 Snapshots are chosen on the validation slides; test slides are scored by those that stay, each alone and together, and
-by the magnifications left out in turn (Lerousseau et al. 2020, sections 3.2 and 3.3).
+by the magnifications left out in turn (Lerousseau et al. 2020, sections 3.2 and 3.3). As in `digipath grade`, one
+network calls the hard vote of its groups, several call their soft vote; AUROC is of mean probabilities.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from digipath.errors import BadInput
 from digipath.measure.grading_scores import scores
 from digipath.measure.repeated_runs import AblationRow, ablation, drop_worst, soft_vote
+from digipath.measure.tile_grades import leading_of_each
 from digipath.training.bag_plan import BagPlan
 from digipath.training.grading_results import CASE, SLIDE, Answers, Scores, interval_cells, scored
 
@@ -52,7 +54,9 @@ def chosen(plan: BagPlan, found: Mapping[str, Answers]) -> Chosen:
         BadInput: the measure is not defined on these slides.
     """
     classes, asked = plan.config.data.classes, plan.config.ensemble
-    metrics = {name: scores(one.truth, one.probabilities, classes).metrics() for name, one in found.items()}
+    metrics = {
+        name: scores(one.truth, one.probabilities, classes, calls=one.calls).metrics() for name, one in found.items()
+    }
     values = {name: of[asked.measure] for name, of in metrics.items()}
     if None in values.values():
         raise BadInput(f"expected validation slides that define {asked.measure}, take another measure or more slides")
@@ -67,19 +71,22 @@ def bag_scores(plan: BagPlan, found: Mapping[str, Answers]) -> BagScores:
     """
     classes, runs = plan.config.data.classes, plan.runs_by_snapshot
     vote = voted(found)
-    each = {name: one.probabilities for name, one in found.items()}
+    each, calls = ({name: getattr(one, of) for name, one in found.items()} for of in ("probabilities", "calls"))
     groups = {name: f"{runs[name].mpp:g} µm/px" for name in found}
     return BagScores(
         {name: scored(one, classes, levels=LEVELS) for name, one in found.items()},
         scored(vote, classes, levels=LEVELS),
-        tuple(ablation(each, vote.truth, classes, groups)),
+        tuple(ablation(each, vote.truth, classes, groups, calls=calls)),
     )
 
 
 def voted(found: Mapping[str, Answers]) -> Answers:
-    """The soft vote of what several networks say of the same slides."""
-    together = soft_vote([one.probabilities for one in found.values()]).astype(np.float32)
-    return replace(next(iter(found.values())), probabilities=together)
+    """The soft vote of what several networks say of the same slides; what one says is its own."""
+    first, *others = found.values()
+    if not others:
+        return first
+    together = soft_vote([one.probabilities for one in found.values()])
+    return replace(first, probabilities=together.astype(np.float32), calls=leading_of_each(together))
 
 
 def score_rows(plan: BagPlan, found: BagScores) -> str:

@@ -5,45 +5,51 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from digipath.errors import SlideUnreadable
 from digipath.files import copy_atomically, made_folder, read_json, write_json
 from digipath.grading import bag_networks
-from digipath.grading.bags import BagDraw, grade_bags
+from digipath.grading.bags import BagDraw, grade_bags, vote_together
 from digipath.grading.tile_frames import open_frame
 from digipath.grading.tile_networks import rule_of
 from digipath.training.bag_cards import network_card
 from digipath.training.bag_plan import BagPlan, BagRun, CellsBySlide, Snapshot
 from digipath.training.data import batches
-from digipath.training.encoders import Encoder, encoder_of
+from digipath.training.encoders import Encoder, encoder_of, stated_scaling
 from digipath.training.fit import Fitted, fit
 from digipath.training.frozen_bags import Slides, Views, fit_frozen
 from digipath.training.grading_results import Answers
 from digipath.training.manifest import TrainingCase
 from digipath.training.objective import Objective, class_weights, classification
-from digipath.training.tile_source import BagSource, channel_scaling
+from digipath.training.tile_source import BagSource, Stainings, channel_scaling
 from digipath.training.trained import RECORD, failures_of, named, versions
 from digipath.values import Cancel, ProgressCallback, Scaling
-from digipath.weights import load_card, sha256_of
+from digipath.weights import sha256_of
 
 SCALING = "scaling.json"
 
 
 @dataclass(frozen=True)
 class BagBench:
-    """What all runs of a training share. cells: tiles by magnification and slide; weights: the folder that it fills."""
+    """What all runs of a training share.
+
+    cells: tiles by magnification and slide. weights: the folder that it fills. stainings: of the slides, fitted once
+    for each magnification.
+    """
 
     plan: BagPlan
     cells: Mapping[float, CellsBySlide]
     weights: Path
     progress: ProgressCallback | None = None
     cancel: Cancel | None = None
+    stainings: Stainings = field(default_factory=dict)
 
     def slides(self, run: BagRun, part: str) -> Slides:
         """The slides of a part with their tiles at the run's magnification."""
@@ -96,6 +102,8 @@ def train_bags(run: BagRun, bench: BagBench, folder: Path) -> dict[str, Any]:
 def answers_of(snapshot: Snapshot, bench: BagBench, part: str, path: Path) -> Answers:
     """What a snapshot says of the slides of a part, asked once and kept at `path`; through its card, as users do.
 
+    Probabilities are the mean over groups, calls their hard vote, as `digipath grade` calls a slide by one network.
+
     Raises:
         SlideUnreadable, … about a case; Cancelled; BadInput: what is kept is damaged.
     """
@@ -111,26 +119,30 @@ def answers_of(snapshot: Snapshot, bench: BagBench, part: str, path: Path) -> An
     for number, case in enumerate(cases):
         told = named(bench.progress, f"scoring {part} slide {number + 1} of {len(cases)}, {case.name}")
         with open_frame(case.slide, rule, mpp=case.mpp, stain=graders.stain) as frame:
-            answer = grade_bags(
+            bags = grade_bags(
                 frame, card, network, draw, keep=groups / str(number), progress=told, cancel=bench.cancel
-            ).probabilities
-        if answer is None:
+            )
+        vote = vote_together([bags])
+        if vote is None:
             raise SlideUnreadable(f"expected readable tiles to score {snapshot.name} on, there are none: {case.slide}")
-        found.append(answer)
-    answers = _answers(cases, np.stack(found), plan.config.data.classes)
+        found.append(vote)
+    answers = _answers(cases, found, plan.config.data.classes)
     answers.save(path)
     shutil.rmtree(groups)
     return answers
 
 
-def _answers(cases: Sequence[TrainingCase], probabilities: np.ndarray, classes: Sequence[str]) -> Answers:
+def _answers(
+    cases: Sequence[TrainingCase], votes: Sequence[tuple[NDArray[np.float32], int]], classes: Sequence[str]
+) -> Answers:
     truth = np.array([classes.index(str(case.label)) for case in cases], np.int64)
     return Answers(
         truth=truth,
-        probabilities=probabilities.astype(np.float32),
+        probabilities=np.stack([probabilities for probabilities, _ in votes]).astype(np.float32),
         slides=np.array([case.name for case in cases], np.str_),
         cases=np.array([case.patient for case in cases], np.str_),
         slide_truth=truth,
+        calls=np.array([call for _, call in votes], np.int64),
     )
 
 
@@ -146,8 +158,7 @@ def _scaling(run: BagRun, bench: BagBench, path: Path) -> tuple[Scaling, Scaling
     """Scale and offset of the input: as the encoder's card states, or of the training slides; found once."""
     network = bench.plan.config.network
     if network.scaling == "encoder" and network.encoder is not None:
-        stated = load_card(network.encoder).record["input"]
-        return _plain(stated["scale"]), _plain(stated["offset"])
+        return stated_scaling(network.encoder)
     if not path.exists():
         with _source(run, bench, "train", as_they_are=True) as source:
             scale, offset = channel_scaling(source, len(source))
@@ -251,6 +262,7 @@ def _source(run: BagRun, bench: BagBench, part: str, *, as_they_are: bool = Fals
         crop_px=config.bags.crop,
         augmentation=None if as_they_are else config.augmentation,
         stain=config.stain,
+        stainings=bench.stainings,
         seed=run.seed if training else config.split.seed,
         shuffle=training and not as_they_are,
     )

@@ -19,12 +19,12 @@ from digipath.errors import BadInput
 from digipath.measure.look_here import READOUTS
 from digipath.scoring import Scoring
 from digipath.stain import REFERENCES, StainReference
+from digipath.training.encoders import encoder_name, stated_scaling
 from digipath.training.manifest import Manifest, folder_manifest, read_manifest
 from digipath.training.sampling import Sampling
 from digipath.training.schedule import Schedule
-from digipath.training.sections import NONE, T, checked, parsed, read_toml, settings_of, typed, values_of
+from digipath.training.sections import NONE, CardName, T, checked, parsed, read_toml, settings_of, typed, values_of
 from digipath.values import Scaling
-from digipath.weights import load_card
 
 STRIDE_PX = 32  # every network takes multiples of this
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -106,7 +106,7 @@ class Member:
     name: str
     network: str
     config: Mapping[str, Any] = field(default_factory=dict)
-    encoder: str | None = None
+    encoder: CardName | None = None
     scale: Scaling | None = None
     offset: Scaling | None = None
     schedule: Mapping[str, Any] = field(default_factory=dict)
@@ -239,6 +239,8 @@ class Config:
         record = dataclasses.asdict(self)
         record["data"] = {"classes": self.data.classes, "labels": dataclasses.asdict(self.data.labels)}
         record["input"]["stain"] = self.stain and self.stain.to_record()
+        for member in record["members"]:
+            member["encoder"] = encoder_name(member["encoder"])
         return record
 
 
@@ -334,6 +336,5 @@ def _scaled(member: Member) -> Member:
     """The member with the scaling that its encoder's card states, unless it has its own."""
     if member.encoder is None or member.scale is not None:
         return member
-    stated = load_card(member.encoder).record["input"]
-    scale, offset = (tuple(v) if isinstance(v, list) else v for v in (stated["scale"], stated["offset"]))
+    scale, offset = stated_scaling(member.encoder)
     return replace(member, scale=scale, offset=offset if member.offset is None else member.offset)

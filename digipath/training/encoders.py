@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from digipath.errors import BadInput
-from digipath.values import Card
+from digipath.values import Card, Scaling
 from digipath.weights import load_card, verify
 
 if TYPE_CHECKING:
@@ -46,6 +46,24 @@ def encoder_of(name: str | None) -> Encoder | None:
     if "file" not in card.record:
         raise BadInput(f"expected an encoder with weights of its own, {card.name} is of kind {card.record['kind']}")
     return Encoder(card, {"name": card.name, "sha256": verify(card)})
+
+
+def encoder_name(encoder: str | None) -> str | None:
+    """The name in a card that may be given by its path. Raises UnknownWeights, BadCard."""
+    return None if encoder is None else load_card(encoder).name
+
+
+def stated_scaling(encoder: str) -> tuple[Scaling, Scaling]:
+    """Scale and offset of the input that a card's weights learned with.
+
+    Raises UnknownWeights, BadCard; BadInput: they are of no network that sees images.
+    """
+    card = load_card(encoder)
+    stated = card.record["input"]
+    if "scale" not in stated:
+        raise BadInput(f"expected an encoder of images, {card.name} is of {stated['modality']}s")
+    scale, offset = (tuple(v) if isinstance(v, list) else v for v in (stated["scale"], stated["offset"]))
+    return scale, offset
 
 
 def _copy(source: keras.Model, network: keras.Model, card: Card) -> None:

@@ -59,7 +59,7 @@ LOWER = "try a lower learning_rate or a clip_norm, with another --out or --no-re
 
 Training = Callable[[int], Dataset]
 Validation = Callable[[], Dataset]
-Encoder = Callable[[keras.Model], object]
+LoadEncoder = Callable[[keras.Model], object]
 NameCases = Callable[[range], Sequence[str]]
 
 
@@ -93,7 +93,7 @@ def fit(
     *,
     seed: int,
     objective: Objective = SEGMENTATION,
-    encoder: Encoder | None = None,
+    encoder: LoadEncoder | None = None,
     identity: Mapping[str, Any] | None = None,
     cases: NameCases | None = None,
     resume: bool = True,
@@ -170,7 +170,7 @@ class _Run:
         *,
         seed: int,
         objective: Objective,
-        encoder: Encoder | None,
+        encoder: LoadEncoder | None,
     ) -> None:
         self.schedule, self.folder, self.objective = schedule, folder, objective
         self.frozen_epochs = 0 if encoder is None else schedule.frozen_epochs

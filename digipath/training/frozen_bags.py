@@ -35,7 +35,7 @@ from digipath.tile_augment import TileAugmentation
 from digipath.tiling import TileRule
 from digipath.training.checkpoint import replacing
 from digipath.training.data import Sample, Shape, batches
-from digipath.training.fit import Encoder, Fitted, fit
+from digipath.training.fit import Fitted, LoadEncoder, fit
 from digipath.training.manifest import TrainingCase
 from digipath.training.objective import Objective
 from digipath.training.schedule import Schedule
@@ -90,7 +90,7 @@ def fit_frozen(
     folder: Path,
     seeds: tuple[int, int],
     objective: Objective,
-    encoder: Encoder | None = None,
+    encoder: LoadEncoder | None = None,
     identity: Mapping[str, Any] | None = None,
     progress: ProgressCallback | None = None,
     cancel: Cancel | None = None,
@@ -233,7 +233,7 @@ def _head_spec(network_spec: Mapping[str, Any], features: int) -> dict[str, Any]
     return {"name": HEAD, "config": {**config, "features": features}}
 
 
-def _embedder(spec: Mapping[str, Any], folder: Path, seed: int, encoder: Encoder | None) -> keras.Model:
+def _embedder(spec: Mapping[str, Any], folder: Path, seed: int, encoder: LoadEncoder | None) -> keras.Model:
     """The whole network with the embedder's weights, which are kept, so that a run that goes on has the same."""
     keras.utils.set_random_seed(seed % 2**32)
     network = nn.build(spec["name"], **spec["config"])

@@ -30,6 +30,7 @@ TOLD = {
     "kappa": "kappa",
     "macro_f1": "macro F1",
     "macro_auroc": "macro AUROC",
+    "macro_auroc_by_threshold": "macro AUROC by threshold",
 }
 
 

@@ -20,14 +20,15 @@ from digipath.stain import StainReference
 from digipath.tile_augment import PRESETS, TileAugmentation
 from digipath.tiling import LEAST_TISSUE, TILE_PX, TileRule
 from digipath.training.config import NAME, CardText, stain_setting
+from digipath.training.encoders import encoder_name, stated_scaling
 from digipath.training.graded_manifest import graded_folder, read_graded_manifest
 from digipath.training.manifest import Manifest
 from digipath.training.schedule import Schedule
-from digipath.training.sections import NONE, RGB, T, checked, parsed, read_toml, settings_of, typed, values_of
+from digipath.training.sections import NONE, CardName, T, checked, parsed, read_toml, settings_of, typed, values_of
 from digipath.training.tile_draw import LEAST_LABEL
 from digipath.values import Scaling
-from digipath.weights import load_card
 
+Shares = tuple[float, float, float]  # of the parts: to train, validate and test on
 TASK = "tiles"
 TASKS = (TASK, "bags")  # what a file may say; a segmentation says nothing
 BASE = "base"  # the arm that the variants differ from
@@ -97,7 +98,7 @@ class TileSettings:
     tissue: str = "auto"
     stain: str | None = None
     per_class: int | None = None
-    shares: RGB = (0.6, 0.2, 0.2)
+    shares: Shares = (0.6, 0.2, 0.2)
 
     def check(self) -> None:
         """Refuse what cannot be."""
@@ -145,7 +146,7 @@ class Network:
 
     name: str = "resnet18"
     config: Mapping[str, Any] = field(default_factory=dict)
-    encoder: str | None = None
+    encoder: CardName | None = None
     scale: Scaling = 1 / 127.5
     offset: Scaling = -1.0
 
@@ -220,6 +221,7 @@ class TileConfig:
         record["data"] = {"classes": self.data.classes, "least_label": self.data.least_label}
         record["tiles"]["stain"] = self.stain and self.stain.to_record()
         for arm in record["arms"]:
+            arm["network"]["encoder"] = encoder_name(arm["network"]["encoder"])
             arm["schedule"] = {key: value for key, value in arm["schedule"].items() if key not in DERIVED}
         return record
 
@@ -318,20 +320,21 @@ def _merged(part: str, own: Mapping[str, Any], changes: Mapping[str, Any]) -> di
 
 
 def _arm(name: str, tables: Mapping[str, Mapping[str, Any]], where: Mapping[str, str], base: Path) -> Arm:
-    network = parsed(Network, _scaled(tables["network"]), where["network"], base)
+    network = _scaled(parsed(Network, tables["network"], where["network"], base), tables["network"])
     schedule = parsed(Schedule, {**PAPER, **tables["schedule"]}, where["schedule"], base, GIVEN)
     return Arm(name, network, schedule, augmentation_of(tables["augmentation"], where["augmentation"], base))
 
 
-def _scaled(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The table with the scaling that the encoder's card states, unless it has its own."""
-    encoder = table.get("encoder", NONE)
-    if not isinstance(encoder, str) or encoder == NONE:
-        return dict(table)
-    stated = load_card(encoder).record["input"]
-    if "scale" not in stated:
-        raise BadInput(f"expected an encoder of images, {encoder} is of {stated['modality']}s")
-    return {"scale": stated["scale"], "offset": stated["offset"], **table}
+def _scaled(network: Network, said: Mapping[str, Any]) -> Network:
+    """The network with the scaling that its encoder's card states, unless the file says another."""
+    if network.encoder is None:
+        return network
+    scale, offset = stated_scaling(network.encoder)
+    return replace(
+        network,
+        scale=network.scale if "scale" in said else scale,
+        offset=network.offset if "offset" in said else offset,
+    )
 
 
 def augmentation_of(table: Mapping[str, Any], where: str, base: Path) -> TileAugmentation | None:

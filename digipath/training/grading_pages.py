@@ -147,6 +147,7 @@ def _level(
         roc=_curves(roc_curves(asked.truth, asked.probabilities, asked.classes)),
         truth=asked.truth.tolist(),
         probabilities=asked.probabilities.tolist(),
+        calls=asked.calls.tolist(),
         names=asked.names if named else (),
     )
 

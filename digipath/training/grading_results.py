@@ -2,7 +2,9 @@
 
 Every grader is scored for all classes; where there are three or more also as the highest class against the rest and
 as the rest apart, whatever its scheme, so that one network and a modular pair can be compared (Truong et al. 2020,
-Figure 4). Slides and cases are called by the mean over their tiles; the truth of a case is that of its highest slide.
+Figure 4). Slides and cases are called by the mean over their tiles or slides; what is one answer keeps its own call,
+which for a network that votes over groups of tiles is that vote, as `digipath grade` calls it. AUROC and the other two
+questions are of probabilities. The truth of a case is that of its highest slide.
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ from digipath.files import write_atomically
 from digipath.measure.grading_intervals import bootstrap
 from digipath.measure.grading_scores import pooled_by, scores
 from digipath.measure.repeated_runs import Comparison, compare
-from digipath.measure.tile_grades import merged, merged_truth
+from digipath.measure.tile_grades import called, leading_of_each, merged, merged_truth
 from digipath.training.grading_plan import GraderRun, Groups, modular_groups
 
 TILE, SLIDE, CASE = LEVELS = ("tile", "slide", "case")
 ALL, TOP, REST = ("all classes", "highest against the rest", "the rest apart")
-COMPARED = ("macro_accuracy", "accuracy", "macro_auroc")
+COMPARED = ("macro_accuracy", "accuracy", "macro_auroc", "macro_auroc_by_threshold")
 Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]  # of a grader: question → level → record, see `scored`
 
 
@@ -37,7 +39,7 @@ class Answers:
     """What a grader says of n held-out tiles.
 
     truth, slide_truth: (n,) class of the tile, −1 where it is of none, and of its slide. probabilities: (n, C)
-    float32. slides, cases: (n,) names, those of cases being the patients'.
+    float32. slides, cases: (n,) names, those of cases being the patients'. calls: (n,) the class that it calls.
     """
 
     truth: NDArray[np.int64]
@@ -45,14 +47,22 @@ class Answers:
     slides: NDArray[np.str_]
     cases: NDArray[np.str_]
     slide_truth: NDArray[np.int64]
+    calls: NDArray[np.int64]
 
     @classmethod
     def of_slide(
-        cls, truth: NDArray[np.int64], probabilities: NDArray[np.float32], *, slide: str, case: str, label: int
+        cls,
+        truth: NDArray[np.int64],
+        probabilities: NDArray[np.float32],
+        calls: NDArray[np.int64],
+        *,
+        slide: str,
+        case: str,
+        label: int,
     ) -> Answers:
         """Of the tiles of one slide; truth −1: the tile is of no one class, and counts for slide and case alone."""
         n = len(truth)
-        return cls(truth, probabilities, np.full(n, slide), np.full(n, case), np.full(n, label))
+        return cls(truth, probabilities, np.full(n, slide), np.full(n, case), np.full(n, label), calls)
 
     @classmethod
     def joined(cls, parts: Sequence[Answers]) -> Answers:
@@ -87,8 +97,10 @@ def scored(
     for question in questions(classes):
         for level in levels:
             asked = asked_of(answers, level, question, classes)
-            score = scores(asked.truth, asked.probabilities, asked.classes)
-            intervals = bootstrap(asked.truth, asked.probabilities, asked.cases, asked.classes, seed=seed)
+            score = scores(asked.truth, asked.probabilities, asked.classes, calls=asked.calls)
+            intervals = bootstrap(
+                asked.truth, asked.probabilities, asked.cases, asked.classes, calls=asked.calls, seed=seed
+            )
             found.setdefault(question, {})[level] = {
                 "scores": score.to_record(),
                 "metrics": score.metrics(),
@@ -102,7 +114,7 @@ class Asked:
     """What a grader answers to one question, of n tiles, slides or cases that are of the question's classes.
 
     names: (n,) of tiles that of their slide. cases: (n,) patients. truth: (n,) numbers of `classes`. probabilities:
-    (n, classes).
+    (n, classes). calls: (n,) numbers of `classes`.
     """
 
     names: tuple[str, ...]
@@ -110,16 +122,18 @@ class Asked:
     truth: NDArray[np.int64]
     probabilities: NDArray[np.float64]
     classes: tuple[str, ...]
+    calls: NDArray[np.int64]
 
 
 def asked_of(answers: Answers, level: str, question: str, classes: Sequence[str]) -> Asked:
     """The answers at one of `LEVELS` to one of the `questions` of these classes."""
-    names, cases, truth, probabilities = _pooled(answers, level)
+    names, cases, truth, probabilities, calls = _pooled(answers, level)
     groups, named = questions(classes)[question]
     true = merged_truth(truth, groups)
     own = true >= 0
     shares = merged(probabilities[own], groups)
-    return Asked(tuple(names[own].tolist()), tuple(cases[own].tolist()), true[own], shares, named)
+    said = calls[own] if question == ALL else called(shares)
+    return Asked(tuple(names[own].tolist()), tuple(cases[own].tolist()), true[own], shares, named, said)
 
 
 def questions(classes: Sequence[str]) -> dict[str, tuple[Groups, tuple[str, ...]]]:
@@ -211,11 +225,13 @@ def _asked(found: Mapping[str, Scores]) -> Iterator[tuple[str, str, str]]:
 
 def _pooled(
     answers: Answers, level: str
-) -> tuple[NDArray[np.str_], NDArray[np.str_], NDArray[np.int64], NDArray[np.floating]]:
-    """Name, case, truth and probabilities of each tile, slide or case."""
+) -> tuple[NDArray[np.str_], NDArray[np.str_], NDArray[np.int64], NDArray[np.floating], NDArray[np.int64]]:
+    """Name, case, truth, probabilities and call of each tile, slide or case."""
     if level == TILE:
-        return answers.slides, answers.cases, answers.truth, answers.probabilities
+        return answers.slides, answers.cases, answers.truth, answers.probabilities, answers.calls
     groups = answers.slides if level == SLIDE else answers.cases
     pooled = pooled_by(answers.probabilities, groups.tolist())
     truth = np.array([answers.slide_truth[groups == name].max() for name in pooled.names], np.int64)
-    return groups[pooled.first], answers.cases[pooled.first], truth, pooled.probabilities
+    alone = np.array([np.count_nonzero(groups == name) == 1 for name in pooled.names], np.bool_)
+    calls = np.where(alone, answers.calls[pooled.first], leading_of_each(pooled.probabilities))
+    return groups[pooled.first], answers.cases[pooled.first], truth, pooled.probabilities, calls

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from digipath.errors import Cancelled, SlideUnreadable
 from digipath.files import copy_atomically, read_json, write_json
 from digipath.grading import tile_networks
+from digipath.measure.tile_grades import called
 from digipath.nn import patch_multiple
 from digipath.training.data import batches
 from digipath.training.encoders import Encoder, encoder_of
@@ -26,7 +27,7 @@ from digipath.training.grading_cards import modular_card, network_card
 from digipath.training.grading_plan import GraderRun, NetworkRun, TilePlan, Tiles
 from digipath.training.grading_results import Answers
 from digipath.training.objective import classification
-from digipath.training.tile_source import TileSource
+from digipath.training.tile_source import Stainings, TileSource
 from digipath.training.trained import RECORD, failures_of, named, versions
 from digipath.values import Cancel, Predictor, Progress, ProgressCallback
 from digipath.weights import sha256_of
@@ -36,13 +37,17 @@ READ_AT_ONCE = 32  # tiles in memory while they are scored
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runs of a training share. drawn: tiles by part; weights: the folder of files and cards that it makes."""
+    """What all runs of a training share.
+
+    drawn: tiles by part. weights: the folder of files and cards that it makes. stainings: of the slides, fitted once.
+    """
 
     plan: TilePlan
     drawn: Mapping[str, Tiles]
     weights: Path
     progress: ProgressCallback | None = None
     cancel: Cancel | None = None
+    stainings: Stainings = field(default_factory=dict)
 
 
 def train_grader(run: GraderRun, bench: Bench, runs: Path) -> dict[str, dict[str, Any]]:
@@ -72,7 +77,7 @@ def answers_of(run: GraderRun, bench: Bench, path: Path) -> Answers:
     graders = tile_networks.published(str(bench.weights / f"{plan.name(run)}.json"), calibrated=False)
     (predictor,) = graders.load()
     classes, told = plan.config.data.classes, named(bench.progress, f"scoring {run.name}")
-    with _source(drawn, plan, len(classes)) as source:
+    with _source(drawn, bench, len(classes)) as source:
         number, found = _asked(predictor, source, told, bench.cancel)
     if not number:
         raise SlideUnreadable(f"expected readable tiles to score {run.name} on, none of {len(drawn)} is")
@@ -84,6 +89,7 @@ def answers_of(run: GraderRun, bench: Bench, path: Path) -> Answers:
         slides=np.array([case.name for case in cases], np.str_),
         cases=np.array([case.patient for case in cases], np.str_),
         slide_truth=np.array([classes.index(str(case.label)) for case in cases], np.int64),
+        calls=called(found),
     )
     answers.save(path)
     return answers
@@ -153,8 +159,8 @@ def _fit(run: NetworkRun, bench: Bench, folder: Path, encoder: Encoder | None) -
     feed = partial(batches, batch=schedule.batch, scale=network.scale, offset=network.offset)
     own = {part: run.tiles(bench.drawn[part]) for part in ("train", "validation")}
     with ExitStack() as stack:
-        training = stack.enter_context(_source(own["train"], plan, len(run.classes), run))
-        validation = stack.enter_context(_source(own["validation"], plan, len(run.classes)))
+        training = stack.enter_context(_source(own["train"], bench, len(run.classes), run))
+        validation = stack.enter_context(_source(own["validation"], bench, len(run.classes)))
         with failures_of(training, validation):
             return fit(
                 network.spec(len(run.classes)),
@@ -172,8 +178,9 @@ def _fit(run: NetworkRun, bench: Bench, folder: Path, encoder: Encoder | None) -
             )
 
 
-def _source(tiles: Tiles, plan: TilePlan, classes: int, run: NetworkRun | None = None) -> TileSource:
+def _source(tiles: Tiles, bench: Bench, classes: int, run: NetworkRun | None = None) -> TileSource:
     """Tiles to train `run` on, augmented and in an order of their own; without it as they are, to be scored."""
+    plan = bench.plan
     return TileSource(
         plan.manifest.cases,
         tiles,
@@ -181,6 +188,7 @@ def _source(tiles: Tiles, plan: TilePlan, classes: int, run: NetworkRun | None =
         classes=classes,
         augmentation=None if run is None else run.arm.augmentation,
         stain=plan.config.stain,
+        stainings=bench.stainings,
         seed=0 if run is None else run.seed,
         shuffle=run is not None,
     )

@@ -12,8 +12,11 @@ from typing import Any, Protocol, TypeVar
 
 from digipath.errors import BadInput, NotFound
 
-RGB = tuple[float, float, float]
 NONE = "none"  # how TOML, which has no null, says None
+
+
+class CardName(str):
+    """The name of a card of weights, or the path of its file, which ends in ".json"."""
 
 
 class Section(Protocol):
@@ -77,6 +80,8 @@ def typed(value: Any, hint: Any, where: str, base: Path) -> Any:  # noqa: ANN401
     for kind in hints:
         if kind is Path and isinstance(value, str):
             return base / value
+        if kind is CardName and isinstance(value, str):
+            return CardName(base / value if value.endswith(".json") else value)
         if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
         if typing.get_origin(kind) is tuple and isinstance(value, list) and _are(value, typing.get_args(kind)):
@@ -97,8 +102,10 @@ def _are(values: list[Any], kinds: tuple[Any, ...]) -> bool:
 def _in_words(hints: tuple[Any, ...]) -> str:
     words = {
         int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path",
-        RGB: "a list of three", tuple[float, float]: "a list of two numbers", tuple[str, ...]: "a list of texts",
-        tuple[int, ...]: "a list of whole numbers", tuple[float, ...]: "a list of numbers", types.NoneType: f'"{NONE}"',
+        CardName: "the name or file of a card",
+        tuple[float, float, float]: "a list of three", tuple[float, float]: "a list of two numbers",
+        tuple[str, ...]: "a list of texts", tuple[int, ...]: "a list of whole numbers",
+        tuple[float, ...]: "a list of numbers", types.NoneType: f'"{NONE}"',
     }  # fmt: skip
     rest = {Mapping: "a table"}
     return " or ".join(words.get(hint) or rest.get(typing.get_origin(hint) or hint, str(hint)) for hint in hints)

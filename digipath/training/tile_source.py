@@ -29,6 +29,7 @@ from digipath.training.tile_draw import Cell, LabelledTile
 from digipath.values import Patch
 
 RGB = tuple[float, float, float]
+Stainings = dict[tuple[str, TileRule], Staining | None]  # of one reference, by the name of the case and the rule
 TRIES = 64  # tiles read for one before its slides count as unreadable
 ORDER, CELLS, CHANGES = range(1, 4)  # streams of random numbers
 
@@ -37,7 +38,7 @@ class _OpenSlide:
     """The tiles of an open slide; safe from many threads.
 
     Args:
-        stain: what the slide's is brought to. stainings: how, by the names of cases; what is found out here is added.
+        stain: what the slide's is brought to. stainings: how, where it is known; what is found out here is added.
     """
 
     def __init__(
@@ -45,16 +46,20 @@ class _OpenSlide:
         case: TrainingCase,
         rule: TileRule,
         stain: StainReference | None,
-        stainings: dict[str, Staining | None],
+        stainings: Stainings,
     ) -> None:
         self._slide = open_slide(case.slide, mpp=case.mpp)
-        self._slide.set_cache(TILE_CACHE_BYTES)
-        self._tile_px = rule.tile_px
-        self._read_mpp, _ = working_mpp(self._slide, rule.mpp)
-        self._size_px = self._slide.working_size_px(self._read_mpp)
-        if case.name not in stainings:
-            stainings[case.name] = tile_staining(self._slide, rule, stain)
-        staining = stainings[case.name]
+        try:
+            self._slide.set_cache(TILE_CACHE_BYTES)
+            self._tile_px = rule.tile_px
+            self._read_mpp, _ = working_mpp(self._slide, rule.mpp)
+            self._size_px = self._slide.working_size_px(self._read_mpp)
+            if (case.name, rule) not in stainings:
+                stainings[case.name, rule] = tile_staining(self._slide, rule, stain)
+        except BaseException:
+            self._slide.close()
+            raise
+        staining = stainings[case.name, rule]
         self._read = self._block if staining is None else staining.applied_to(self._block)
 
     @property
@@ -91,6 +96,7 @@ class _Tiles:
         augmentation: TileAugmentation | None,
         seed: int,
         stain: StainReference | None,
+        stainings: Stainings | None,
     ) -> None:
         rule.check()
         if augmentation is not None:
@@ -102,8 +108,8 @@ class _Tiles:
         self.unreadable = 0
         self.failure: DigipathError | None = None
         self._counting = threading.Lock()
-        self._stainings: dict[str, Staining | None] = {}  # kept when a slide is closed
-        self._readers = Readers(lambda case: _OpenSlide(self.cases[case], rule, stain, self._stainings))
+        fitted: Stainings = {} if stainings is None else stainings  # kept when a slide is closed
+        self._readers = Readers(lambda case: _OpenSlide(self.cases[case], rule, stain, fitted))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -145,6 +151,7 @@ class TileSource(_Tiles):
         classes: how many there are.
         augmentation: None: tiles as they are, for validation.
         stain: bring every slide's stain to this one, fitted on the slide's tissue as `digipath grade` does.
+        stainings: what other sources of the same `stain` have fitted, to which this one adds; None: begin anew.
         shuffle: each round of all tiles in an order of its own; False: in the given order.
 
     Attributes:
@@ -164,10 +171,11 @@ class TileSource(_Tiles):
         classes: int,
         augmentation: TileAugmentation | None,
         stain: StainReference | None = None,
+        stainings: Stainings | None = None,
         seed: int = 0,
         shuffle: bool = True,
     ) -> None:
-        super().__init__(cases, rule, augmentation, seed, stain)
+        super().__init__(cases, rule, augmentation, seed, stain, stainings)
         if not tiles:
             raise BadInput("expected at least one tile to train on, received none")
         _check_labels([tile.label for tile in tiles], classes)
@@ -236,7 +244,7 @@ class BagSource(_Tiles):
         classes: how many there are.
         bag: tiles drawn from a slide, none twice unless it has fewer.
         crop_px: what is seen of a tile: at random, or the middle where there is no augmentation.
-        augmentation: of each tile by itself; None: tiles as they are. stain: as for `TileSource`.
+        augmentation: of each tile by itself; None: tiles as they are. stain, stainings: as for `TileSource`.
         shuffle: each round of all slides in an order of its own; False: in the given order.
 
     Attributes:
@@ -259,10 +267,11 @@ class BagSource(_Tiles):
         crop_px: int = 224,
         augmentation: TileAugmentation | None,
         stain: StainReference | None = None,
+        stainings: Stainings | None = None,
         seed: int = 0,
         shuffle: bool = True,
     ) -> None:
-        super().__init__(cases, rule, augmentation, seed, stain)
+        super().__init__(cases, rule, augmentation, seed, stain, stainings)
         if not cases or not len(cases) == len(cells) == len(labels):
             received = f"{len(cases)}, {len(cells)} and {len(labels)}"
             raise BadInput(f"expected slides, the cells of each and the class of each, received {received}")
