@@ -25,6 +25,7 @@ from digipath.values import PREDICTED, Tiles
 
 TILE_PX, LEAST_TISSUE = 1024, 0.9  # Truong et al. 2020, "Preprocessing"
 BLOCK_PX = 256  # decoded at once, where the file has no tiles of its own
+MOST_BLOCK_PX = 1024  # where tiles are made of whole tiles of the file
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,9 @@ class TilePlan:
         return self.staining.applied_to(read_block) if self.staining else read_block
 
     def reader(self, source: Slide, rows_done: int = 0) -> TileReader:
-        """Tiles by their (row, column) from `rows_done` on, each read once, through blocks like the file's own."""
-        own = source.tile_px(self.read_mpp) or BLOCK_PX
-        side = own * max(1, round(BLOCK_PX / own))
+        """Tiles by their (row, column) from `rows_done` on, each read once, in blocks like tiles or the file's own."""
+        own, tile = source.tile_px(self.read_mpp) or BLOCK_PX, self.tiles.tile_px
+        side = tile if tile % own == 0 and tile <= MOST_BLOCK_PX else own * max(1, round(BLOCK_PX / own))
         return TileReader(self.reading(source), self.tiles, rows_done=rows_done, block_px=side)
 
 

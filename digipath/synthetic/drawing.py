@@ -17,6 +17,7 @@ from digipath.synthetic.bigtiff import EncodedTile
 Polygon = np.ndarray  # (n, 2) float64, x and y in level-0 pixels, not closed
 Layer = tuple[Sequence[Polygon], int]  # outlines, and which texture fills them
 Encoder = Callable[[np.ndarray], bytes]
+QUALITY = 96  # of JPEG: structures that grades are told by survive it
 
 
 def outlines(
@@ -150,9 +151,9 @@ class Painter:
         return out
 
 
-def jpeg(pixels: np.ndarray) -> bytes:
+def jpeg(pixels: np.ndarray, *, quality: int = QUALITY) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=96, subsampling=0)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from digipath.errors import BadInput
 from digipath.files import write_json
 from digipath.synthetic.bigtiff import Grid
-from digipath.synthetic.drawing import Layer, Polygon, blob, inside
+from digipath.synthetic.drawing import QUALITY, Layer, Polygon, blob, inside
 from digipath.synthetic.glioma_textures import GRADES, grade_textures, grade_tile
 from digipath.synthetic.pyramid import refuse_impossible, write_pyramid
 
@@ -80,13 +80,15 @@ def write_glioma_slide(
     pieces: int = 1,
     levels: int | None = None,
     lossless: bool = False,
+    quality: int = QUALITY,
     failed_tiles: Sequence[Grid] = (),
 ) -> GliomaSlide:
     """Write a tiled pyramidal TIFF of glioma that OpenSlide opens; the same arguments give the same bytes.
 
     grades: how much of the tissue each of GRADES is, in any unit, say {"grade 4": 0.7, "grade 2": 0.3}; one has at
     least half and is dominant (the higher of two halves). seed: of the outlines, the structures and the stain, which
-    does not depend on the grade. pieces: of tissue, side by side, each with all grades. The rest as in `write_slide`.
+    does not depend on the grade. pieces: of tissue, side by side, each with all grades. quality: of JPEG. The rest as
+    in `write_slide`.
 
     Raises BadInput: a grade that is not one of GRADES, shares that are not positive or none of at least half, and
     what `write_slide` refuses.
@@ -103,8 +105,9 @@ def write_glioma_slide(
     layers: list[Layer] = [(tissues, GRADES.index(dominant))]
     layers += [(polygons, GRADES.index(grade)) for grade, polygons in regions.items() if grade != dominant]
     write_pyramid(
-        path, size_l0, paints, layers, mpp=mpp, tile=tile, levels=levels, lossless=lossless, failed_tiles=failed_tiles
-    )
+        path, size_l0, paints, layers, mpp=mpp, tile=tile, levels=levels, lossless=lossless, quality=quality,
+        failed_tiles=failed_tiles,
+    )  # fmt: skip
     fixed = {grade: tuple(polygons) for grade, polygons in regions.items()}
     return GliomaSlide(Path(path), size_l0, mpp, tissues, fixed, dominant)
 

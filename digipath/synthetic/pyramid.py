@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from digipath.errors import BadInput
 from digipath.synthetic.bigtiff import DEFLATE, JPEG, BigTiff, Grid, corrupt_tiles
-from digipath.synthetic.drawing import Layer, Painter, deflate, jpeg
+from digipath.synthetic.drawing import QUALITY, Layer, Painter, deflate, jpeg
 from digipath.synthetic.textures import halved
 
 PERIOD_PX = (512, 2048)  # least and greatest period of the textures
@@ -44,9 +45,10 @@ def write_pyramid(
     levels: int | None,
     lossless: bool,
     failed_tiles: Sequence[Grid],
+    quality: int = QUALITY,
 ) -> None:
     """Write the pyramid of `layers` of textures over glass, the last texture; see `write_slide`."""
-    encode, compression = (deflate, DEFLATE) if lossless else (jpeg, JPEG)
+    encode, compression = (deflate, DEFLATE) if lossless else (partial(jpeg, quality=quality), JPEG)
     count = levels or 1 + max(0, math.ceil(math.log2(max(size_l0) / tile)))
     with open(path, "wb") as file:
         writer = BigTiff(file, tile, compression, mpp)
