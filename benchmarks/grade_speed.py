@@ -2,7 +2,7 @@
 
     python benchmarks/grade_speed.py
 
-Generates a slide whose JPEG is about as dense as a scanner's (0.3 bytes per pixel, glass included). For each runtime the
+Generates a slide whose JPEG is as dense as a scanner's (0.3 bytes per pixel, glass included). For each runtime the
 network alone runs over as many tiles as the slide gives (called as the engine calls it), then the whole job from the
 opened slide to written maps; in turns, so that a change of the machine's speed meets both. Import, compilation and the
 report are apart. Weights are random: speed does not depend on them.
