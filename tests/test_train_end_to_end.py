@@ -16,7 +16,7 @@ import digipath
 from digipath.cli import main
 from digipath.errors import BadInput, Cancelled, CaseDiffers, TrainingDiverged
 from digipath.evaluation import evaluate
-from digipath.training.experiment import open_training
+from digipath.training.folder import open_training
 from digipath.weights import import_weights, load_card
 
 pytestmark = [pytest.mark.slow, pytest.mark.keras]

@@ -133,7 +133,6 @@ def ablation(
         votes.append((WITHOUT, kind, tuple(name for name in everyone if groups[name] != kind)))
         votes.append((ALONE, kind, tuple(name for name in everyone if groups[name] == kind)))
 
-
     def scored(members: tuple[str, ...]) -> GradingScores:
         alone = calls[members[0]] if calls is not None and len(members) == 1 else None
         return scores(truth, soft_vote([member_probabilities[m] for m in members]), classes, calls=alone)

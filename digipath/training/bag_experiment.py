@@ -26,8 +26,7 @@ from digipath.training.bag_config import BagConfig
 from digipath.training.bag_outcome import write_outcome
 from digipath.training.bag_plan import BagPlan, CellsBySlide, prepare_bags, survey
 from digipath.training.bag_results import bag_scores, chosen
-from digipath.training.experiment import TrainingResult
-from digipath.training.grading_experiment import in_folder
+from digipath.training.folder import TrainingResult, in_folder
 from digipath.training.grading_pages import write_bag_page
 from digipath.training.manifest import PARTS
 from digipath.values import Cancel, ProgressCallback

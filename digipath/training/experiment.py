@@ -10,26 +10,21 @@ Finished runs and rounds are never repeated: the same command goes on where it w
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from digipath import networks as choose_networks
-from digipath.case import Case
-from digipath.errors import NotFound
-from digipath.files import read_json
 from digipath.networks import Networks
 from digipath.scoring import CaseScore, Sample, score_cases
 from digipath.training import results
 from digipath.training.bag_config import TASK as BAGS
 from digipath.training.bag_config import BagConfig
 from digipath.training.config import Config
+from digipath.training.folder import TrainingResult, in_folder
 from digipath.training.grading_config import TASK as TILES
 from digipath.training.grading_config import TileConfig, task_of
 from digipath.training.outcome import write_outcome
@@ -40,38 +35,6 @@ from digipath.values import Cancel, Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from digipath.training.trained import Workshop
-
-OWNED = ("runs", "scores", "weights", "results.json", "scores.csv", "summary.md")
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What `train` left in `folder`, read when asked for."""
-
-    folder: Path
-
-    @cached_property
-    def record(self) -> dict[str, Any]:
-        """All of `results.json`: configuration, plan, runs, scores, cards, timings."""
-        return dict(read_json(self.folder / "results.json"))
-
-    @property
-    def card(self) -> Path:
-        """The card of what is shipped, an ensemble or one network; `segment(weights=...)` takes its path."""
-        return self.folder / "weights" / f"{self.record['name']}.json"
-
-    @property
-    def cards(self) -> tuple[Path, ...]:
-        """All cards, the shipped one first."""
-        return tuple(self.folder / "weights" / f"{name}.json" for name in self.record["cards"])
-
-    @property
-    def scores(self) -> dict[str, dict[str, Any]]:
-        """Scores by subject, each member and "ensemble": `pooled`, `spread` and `rounds`.
-
-        Of tile classifiers by grader, as `digipath.training.grading_results.scored` gives them.
-        """
-        return dict(self.record["scores"])
 
 
 def train(
@@ -110,30 +73,11 @@ def train(
 
         return train_by_bags(config, out=out, seed=seed, resume=resume, progress=progress, cancel=cancel)
     plan = prepare(config, seed=seed)
-    folder = Path(out) if out is not None else Path.cwd() / f"{plan.config.card.name}.training"
-    identity = {
-        "manifest": {"sha256": plan.manifest.sha256},
-        "config": flat({**plan.config.record(), "card": {"name": plan.config.card.name}}),
-        "digipath": version("digipath"),
-    }
-    with Case(folder, "train", identity, owned=OWNED, resume=resume) as case:
-        if not case.done or _outdated(plan, folder):
-            _train(plan, folder, progress, cancel)
-    return TrainingResult(folder)
 
+    def fill(folder: Path) -> None:
+        _train(plan, folder, progress, cancel)
 
-def _outdated(plan: Plan, folder: Path) -> bool:
-    """Whether the cards of a finished training lack calibration, or other words than [card] has now; networks stay."""
-    record = read_json(folder / "results.json")
-    words = json.loads(json.dumps(asdict(plan.config.card)))  # tuples as they are read back
-    return "calibration" not in record or bool(record["config"]["card"] != words)
-
-
-def open_training(folder: str | Path) -> TrainingResult:
-    """The result of a finished training. Raises NotFound where none is."""
-    if not (Path(folder) / "results.json").is_file():
-        raise NotFound(f"expected a finished training, found no results.json: {folder}")
-    return TrainingResult(Path(folder))
+    return in_folder(plan, out, fill, resume=resume, entries=("calibration",))
 
 
 def check_patches(plan: Plan) -> None:
@@ -212,17 +156,3 @@ def _side_by_side(cards: Sequence[str]) -> Networks:
         cards=tuple(card for networks in each for card in networks.cards),
         load=lambda: [predictor for networks in each for predictor in networks.load()],
     )
-
-
-def flat(record: Any, name: str = "") -> dict[str, Any]:  # noqa: ANN401 - any JSON
-    """A nested record as one level of dotted names, so that a difference can be told in a line."""
-    if isinstance(record, Mapping):
-        parts = [(str(key), value) for key, value in record.items()]
-    elif isinstance(record, list | tuple) and any(isinstance(value, Mapping) for value in record):
-        parts = [(str(number), value) for number, value in enumerate(record)]
-    else:
-        return {name: list(record) if isinstance(record, tuple) else record}
-    found: dict[str, Any] = {}
-    for key, value in parts:
-        found |= flat(value, f"{name}.{key}" if name else key)
-    return found

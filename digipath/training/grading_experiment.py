@@ -13,18 +13,11 @@ before all training is over, but to see that a stain can be fitted where slides 
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from digipath.case import Case
-from digipath.files import read_json
-from digipath.training.bag_plan import BagPlan
-from digipath.training.experiment import OWNED, TrainingResult, flat
+from digipath.training.folder import TrainingResult, in_folder
 from digipath.training.grading_config import TileConfig
 from digipath.training.grading_outcome import write_outcome
 from digipath.training.grading_pages import write_page
@@ -55,32 +48,6 @@ def train_tiles(
         _train(plan, folder, progress, cancel)
 
     return in_folder(plan, out, train, own=(TABLE, DIGEST, PAGE), resume=resume)
-
-
-def in_folder(
-    plan: TilePlan | BagPlan, out: str | Path | None, train: Callable[[Path], None], *, own: Sequence[str], resume: bool
-) -> TrainingResult:
-    """Train what is planned in its folder, go on there, or write its cards anew where their words have changed.
-
-    Args:
-        own: names in the folder besides those that all trainings have.
-    """
-    folder = Path(out) if out is not None else Path.cwd() / f"{plan.config.card.name}.training"
-    identity = {
-        "manifest": {"sha256": plan.manifest.sha256},
-        "config": flat({**plan.config.record(), "card": {"name": plan.config.card.name}}),
-        "digipath": version("digipath"),
-    }
-    with Case(folder, "train", identity, owned=(*OWNED, *own), resume=resume) as case:
-        if not case.done or _reworded(plan, folder):
-            train(folder)
-    return TrainingResult(folder)
-
-
-def _reworded(plan: TilePlan | BagPlan, folder: Path) -> bool:
-    """Whether the cards of a finished training have other words than [card] has now."""
-    words = json.loads(json.dumps(asdict(plan.config.card)))  # tuples as they are read back
-    return bool(read_json(folder / "results.json")["config"]["card"] != words)
 
 
 def _train(plan: TilePlan, folder: Path, progress: ProgressCallback | None, cancel: Cancel | None) -> None:
