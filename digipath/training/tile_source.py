@@ -93,6 +93,7 @@ class _Tiles:
         self,
         cases: Sequence[TrainingCase],
         rule: TileRule,
+        *,
         augmentation: TileAugmentation | None,
         seed: int,
         stain: StainReference | None,
@@ -175,7 +176,7 @@ class TileSource(_Tiles):
         seed: int = 0,
         shuffle: bool = True,
     ) -> None:
-        super().__init__(cases, rule, augmentation, seed, stain, stainings)
+        super().__init__(cases, rule, augmentation=augmentation, seed=seed, stain=stain, stainings=stainings)
         if not tiles:
             raise BadInput("expected at least one tile to train on, received none")
         _check_labels([tile.label for tile in tiles], classes)
@@ -271,7 +272,7 @@ class BagSource(_Tiles):
         seed: int = 0,
         shuffle: bool = True,
     ) -> None:
-        super().__init__(cases, rule, augmentation, seed, stain, stainings)
+        super().__init__(cases, rule, augmentation=augmentation, seed=seed, stain=stain, stainings=stainings)
         if not cases or not len(cases) == len(cells) == len(labels):
             received = f"{len(cases)}, {len(cells)} and {len(labels)}"
             raise BadInput(f"expected slides, the cells of each and the class of each, received {received}")
