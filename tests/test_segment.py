@@ -214,7 +214,7 @@ def tree(folder):
         ({"out_mpp": 0}, BadInput, "out_mpp must be positive"),
         ({"out_mpp": "fine"}, BadInput, "'native'"),
         ({"window": "round"}, BadInput, "window must be one of"),
-        ({"tissue": "nowhere.png"}, BadInput, "tissue must be"),
+        ({"tissue": "nowhere.png"}, BadInput, "no such file: expected tissue as"),
         ({"predictors": []}, BadInput, "predictors is empty"),
         ({"predictors": [fakes.broken]}, BadPredictor, "values in"),
         ({"predictors": [fakes.redness, fakes.identity]}, BadInput, "must agree"),
