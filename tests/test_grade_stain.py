@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fakes
+import numpy as np
 import pytest
+from PIL import Image
 
 import digipath
 from digipath.errors import CaseDiffers
@@ -28,3 +30,16 @@ def test_a_case_of_one_stain_is_not_continued_with_another(small_slide, tmp_path
     graded(small_slide.path, tmp_path / "case", stain="macenko")
     with pytest.raises(CaseDiffers, match="stain"):
         graded(small_slide.path, tmp_path / "case", stain="reinhard")
+
+
+def test_a_case_is_not_continued_where_the_picture_of_the_stain_was_exchanged(small_slide, tmp_path):
+    """Its name is the same, what it asks for is not; nor may two cards differ in this alone."""
+    with digipath.open_slide(small_slide.path) as slide:
+        pixels, _ = slide.read_block(300, 400, 512, 512, mpp=None)
+    stain = tmp_path / "stain.png"
+    Image.fromarray(pixels).save(stain)
+    graded(small_slide.path, tmp_path / "case", stain=stain)
+    graded(small_slide.path, tmp_path / "case", stain=stain)
+    Image.fromarray((255 - (255 - pixels) * 0.7).astype(np.uint8)).save(stain)
+    with pytest.raises(CaseDiffers, match="stain"):
+        graded(small_slide.path, tmp_path / "case", stain=stain)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,19 +66,27 @@ def kill_after_progress(words, folder, pause):
     return kill_when(words, lambda: rows_done(folder) > before, pause=pause), rows_done(folder)
 
 
+def kill_often(words, tmp_path, *, kills, longest_s, places):
+    """Two folders in which runs were killed, half of the kills in each, at so many different rows at least.
+
+    words: the command of a run into a folder. longest_s: the longest pause before a kill.
+    """
+    chance, killed, seen = random.Random(4), 0, set()
+    folders = [tmp_path / "killed 0", tmp_path / "killed 1"]
+    for _ in range(4 * kills):
+        folder = folders[killed // (kills // 2)]
+        was_killed, rows = kill_after_progress(words(folder), folder, chance.random() * longest_s)
+        killed, seen = killed + was_killed, seen | {rows}
+        if killed == kills:
+            assert len(seen) >= places, "killed at so few different places"
+            return folders
+    raise AssertionError("the runs end before they can be killed")
+
+
 def test_kill_9_at_ten_moments_ends_in_the_same_bytes(small_slide, tmp_path):
     whole = subprocess.run(command(small_slide.path, tmp_path / "whole"), env=environment(), check=False)
     assert whole.returncode == 0
-    chance, killed, seen = random.Random(4), 0, set()
-    for attempt in range(40):
-        folder = tmp_path / f"killed {killed // 5}"  # five kills in a row, then a new folder
-        was_killed, rows = kill_after_progress(command(small_slide.path, folder), folder, chance.random() * 0.2)
-        killed, seen = killed + was_killed, seen | {rows}
-        if killed == 10:
-            break
-        assert attempt < 39, "the runs end before they can be killed"
-    assert len(seen) >= 4, "killed at so few different places"
-    for folder in (tmp_path / "killed 0", tmp_path / "killed 1"):
+    for folder in kill_often(partial(command, small_slide.path), tmp_path, kills=10, longest_s=0.2, places=4):
         last = subprocess.run(command(small_slide.path, folder), env=environment(), check=False)
         assert last.returncode == 0
         assert json.loads((folder / "state.json").read_text())["state"] == "done"
@@ -113,17 +122,7 @@ def state(folder):
 
 
 def test_kill_9_of_a_grade_at_six_moments_ends_in_the_same_grade(small_slide, whole_grade, tmp_path):
-    chance, killed, seen = random.Random(5), 0, set()
-    for attempt in range(20):
-        folder = tmp_path / f"killed {killed // 3}"  # three kills in a row, then a new folder
-        words = grading(small_slide.path, folder)
-        was_killed, rows = kill_after_progress(words, folder, chance.random() * 0.3)
-        killed, seen = killed + was_killed, seen | {rows}
-        if killed == 6:
-            break
-        assert attempt < 19, "the runs end before they can be killed"
-    assert len(seen) >= 3, "killed at so few different places"
-    for folder in (tmp_path / "killed 0", tmp_path / "killed 1"):
+    for folder in kill_often(partial(grading, small_slide.path), tmp_path, kills=6, longest_s=0.3, places=3):
         assert not (folder / "report.html").exists()
         run_whole(grading(small_slide.path, folder))
         assert (state(folder), names(folder)) == ("done", names(whole_grade))

@@ -207,3 +207,14 @@ def test_colour_does_not_tell_the_grade():
                 labels.append(grade)
     forest = RandomForestClassifier(100, random_state=0).fit(*sets[True])
     assert roc_auc_score(sets[False][1], forest.predict_proba(sets[False][0]), multi_class="ovr") <= 0.65
+
+
+def test_quality_is_that_of_the_jpeg_and_leaves_regions_as_they_are(tmp_path):
+    fine, coarse = (
+        write_glioma_slide(tmp_path / f"{quality}.tiff", (1600, 1200), grades=MIXED, tile=256, seed=1, quality=quality)
+        for quality in (96, 70)
+    )
+    assert coarse.path.stat().st_size < 0.5 * fine.path.stat().st_size
+    difference = np.abs(pixels_of(fine.path).astype(int) - pixels_of(coarse.path))
+    assert 0 < difference.mean() < 8  # of 255: coarser, the same tissue
+    np.testing.assert_array_equal(fine.grade_mask(8), coarse.grade_mask(8))

@@ -268,3 +268,20 @@ def test_a_slide_of_one_level_is_planned_like_one_of_many(tmp_path):
         with open_slide(made.path) as source:
             plans.append(plan_tiles(source, TileRule(0.5, 64, 0.5)).tiles)
     np.testing.assert_allclose(plans[0].share, plans[1].share, atol=0.02)
+
+
+@pytest.mark.parametrize(("tile_px", "blocks_px"), [(512, {512}), (256, {256}), (384, {256})])
+def test_tiles_of_whole_tiles_of_the_file_are_decoded_at_once(small_slide, monkeypatch, tile_px, blocks_px):
+    """The file has tiles of 256 px; others are decoded in blocks of the file's own."""
+    with open_slide(small_slide.path) as slide:
+        plan = plan_tiles(slide, TileRule(None, tile_px, 0.01, "all"))
+        read, seen = slide.read_block, []
+
+        def logged(row, column, rows, columns, *, mpp):
+            seen.append(rows)
+            return read(row, column, rows, columns, mpp=mpp)
+
+        monkeypatch.setattr(slide, "read_block", logged)
+        plan.reader(slide)((0, 0))
+    assert set(seen) == blocks_px
+    assert len(seen) == (1 if tile_px != 384 else 4)
