@@ -8,6 +8,7 @@ A message is one line: what was expected, what was received, what to do, which f
     │   ├── MissingResolution      no µm/px in the slide and none given
     │   ├── ResolutionTooLow       the slide is too coarse for the weights
     │   ├── BadAnnotation          a mask or outline file that cannot be used
+    │   ├── BadVolume              MRI files that are no volume of one patient on one grid
     │   ├── BadCard                a weights card that breaks the schema
     │   └── BadPredictor           a predictor that breaks its contract
     ├── NotFound (FileNotFoundError)
@@ -44,6 +45,10 @@ class ResolutionTooLow(BadInput):
 
 class BadAnnotation(BadInput):
     """A mask or outline file is unreadable, empty or does not fit its slide."""
+
+
+class BadVolume(BadInput):
+    """MRI files that are unreadable, incomplete, or not of one patient on one grid."""
 
 
 class BadCard(BadInput):

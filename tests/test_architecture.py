@@ -15,15 +15,16 @@ FILES = sorted(PACKAGE.rglob("*.py")) + sorted((ROOT / "webapp").rglob("*.py"))
 
 # Floor of each room; a room is a file or a folder of digipath/. A stage may import the floor
 # below it and, within a folder, its own family. Sentences and doors import downwards freely.
-WORDS = {"values", "errors", "files", "memory"}
+WORDS = {"values", "errors", "files", "memory", "volume_values"}
 STAGES = {
     "annotation", "augment", "case", "convert", "engine", "explain", "grid", "maps", "measure", "nn",
-    "report", "runtime", "slide", "stain", "synthetic", "tile_augment", "tissue", "weights",
+    "report", "roi", "runtime", "slice_augment", "slide", "stain", "synthetic", "tile_augment", "tissue", "volume",
+    "volume_augment", "weights",
 }  # fmt: skip
 SENTENCES = {
     "burden_files", "calibrated_cards", "coarser_maps", "evaluation", "evaluation_report", "grading",
     "grading_evaluation", "networks", "node_maps", "pipeline", "planning", "reporting", "result", "run_record",
-    "scoring", "slide_stain", "staging", "tiling", "training", "tumour_burden", "where_to_look",
+    "scoring", "slide_stain", "staging", "tiling", "training", "tumour_burden", "volume_rois", "where_to_look",
 }  # fmt: skip
 DOORS = {"__init__", "__main__", "cli", "demo", "progress", "webapp"}
 KERAS_ROOMS = {"nn", "runtime", "explain", "training"}
