@@ -20,7 +20,8 @@ from digipath.networks import Networks
 from digipath.runtime import Choice
 from digipath.scoring import CaseScore, Sample, Scoring, score_cases, summary
 from digipath.slide import images_in
-from digipath.training.manifest import plain_fold, read_manifest
+from digipath.training.cases import plain_fold
+from digipath.training.manifest import read_manifest
 from digipath.values import Predictor, ProgressCallback
 from digipath.weights import DEFAULT
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +27,22 @@ from digipath.measure.tile_grades import called
 from digipath.report import NOTICE, GradingInput, grading_page
 from digipath.run_record import heading
 from digipath.training.bag_cards import CALLED
+from digipath.training.cases import plain_fold
 from digipath.training.graded_manifest import graded_folder, read_graded_manifest
 from digipath.training.grading_pages import levels_of
 from digipath.training.grading_results import LEVELS, TILE, Answers, scored
-from digipath.training.manifest import Manifest, TrainingCase, plain_fold
+from digipath.training.manifest import Manifest, TrainingCase
 from digipath.training.tile_draw import LEAST_LABEL, labels_at, only_tile_l0
-from digipath.values import PREDICTED, READ_FAILED, ArrayMaps, Cancel, Predictor, Progress, ProgressCallback
+from digipath.values import (
+    PREDICTED,
+    READ_FAILED,
+    ArrayMaps,
+    Cancel,
+    Card,
+    Predictor,
+    Progress,
+    ProgressCallback,
+)
 from digipath.weights import load_card
 
 SCORES, PAGE = "scores.json", "evaluation.html"
@@ -121,7 +131,7 @@ def evaluate_graders(
     if out is not None:
         settings = {"views": views, "least_label": least_label, "draw": asdict(asker.draw)}
         title = weights if predictors is None else "own predictors"
-        _write(made_folder(Path(out)), record, answers, graders, title=title, settings=settings)
+        write_evaluation(made_folder(Path(out)), record, answers, graders, title=title, settings=settings)
     return record
 
 
@@ -217,11 +227,24 @@ class _Asker:
             self.notes[case.name] = list(dict.fromkeys([*self.notes.get(case.name, ()), *notes]))
 
 
-def _write(
+class Asked(Protocol):
+    """What was evaluated: graders of tiles, of bags or of volumes."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def cards(self) -> tuple[Card, ...]: ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]: ...
+
+
+def write_evaluation(
     folder: Path,
     record: dict[str, Any],
     answers: Answers,
-    graders: Graders | BagGraders,
+    graders: Asked,
     *,
     title: str,
     settings: dict[str, Any],

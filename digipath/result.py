@@ -19,7 +19,8 @@ from digipath.maps import MEMBERS, MapArray, open_maps
 from digipath.measure.tile_grades import LEAST_CONFIDENCE, LEAST_SHARE, GradeReadout, leading, read_grades
 from digipath.values import Coverage
 
-CASE_FILE = "case.json"  # of a case of several slides, each in a folder of its own beside it
+CASE_FILE = "case.json"  # of a case of several slides or modalities, each in a folder of its own beside it
+VERDICT = ("grade", "probabilities", "members", "missing")  # what is told of a vote
 STORED = np.float16  # the precision of maps, in which a probability is compared with a threshold
 
 
@@ -180,19 +181,67 @@ class GradedSlide:
 
 
 @dataclass(frozen=True)
-class Grade:
-    """The grade of a case: of all its slides together, and of each.
+class GradedVolume:
+    """What `grade` found in the MRI of a patient, read lazily from `folder`."""
 
-    Attributes:
-        slides: in the order given. folder: where the case is written; that of its only slide if it has one.
-    """
-
-    slides: tuple[GradedSlide, ...]
     folder: Path
+
+    @cached_property
+    def run(self) -> dict[str, Any]:
+        """The run record: versions, weights, settings, what each network says, timings."""
+        return read_json(self.folder / "run.json")
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The verdict, as in `summary.json`."""
+        return read_json(self.folder / "summary.json")
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Grades in rising order of malignancy."""
+        return tuple(self.run["classes"])
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """`grade`, `probabilities` by class, `members` that voted, and `missing`: who did not, and why."""
+        return {name: self.run[name] for name in VERDICT}
+
+    @property
+    def explanations(self) -> dict[str, dict[str, Path]]:
+        """Member → method → NIfTI file in [0, 1] on the grid of the volume, higher is more important."""
+        members = self.run["members"].items()
+        return {name: {how: self.folder / file for how, file in own["explanations"].items()} for name, own in members}
+
+
+@dataclass(frozen=True)
+class Grade:
+    """The grade of a case: of all its slides together, of each, of its MRI, and of all modalities together.
+
+    Attributes:
+        slides: in the order given, where the case has any. folder: where the case is written; that of its only slide
+            or of its MRI if there is nothing else.
+        volumes: what networks for MRI found, one for each that a fusion names; where the case has MRI.
+    """
+
+    slides: tuple[GradedSlide, ...]
+    folder: Path
+    volumes: tuple[GradedVolume, ...] = ()
+
+    @cached_property
+    def verdict(self) -> dict[str, Any] | None:
+        """The vote of all members where MRI has a voice, as `GradedVolume.verdict`; None of slides alone."""
+        if not self.volumes and not (self.folder / CASE_FILE).is_file():
+            return None
+        if self.folder == (self.volumes[0].folder if self.volumes else None):
+            return self.volumes[0].verdict
+        found = read_json(self.folder / CASE_FILE)
+        return {name: found[name] for name in VERDICT} if "members" in found else None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Grades in rising order of malignancy: of the verdict where there is one."""
+        if self.verdict is not None:
+            return tuple(self.verdict["probabilities"])
         return self.slides[0].classes
 
     @property
@@ -208,9 +257,10 @@ class Grade:
             return None
         if len(told) == 1:
             return {name: told[0][name] for name in ("grade", "probabilities")}
-        mean = {name: float(np.mean([bags["probabilities"][name] for bags in told])) for name in self.classes}
+        classes = self.slides[0].classes
+        mean = {name: float(np.mean([bags["probabilities"][name] for bags in told])) for name in classes}
         grade = leading(list(mean.values()))
-        return {"grade": None if grade is None else self.classes[grade], "probabilities": mean}
+        return {"grade": None if grade is None else classes[grade], "probabilities": mean}
 
     @property
     def probabilities(self) -> NDArray[np.float16]:
@@ -218,12 +268,17 @@ class Grade:
         return np.concatenate([slide.probabilities for slide in self.slides])
 
     def readout(self, *, least_share: float | None = None, least_confidence: float | None = None) -> GradeReadout:
-        """The grade of the case in three ways: every tile of every slide counts alike; as for a slide."""
+        """The grade of the slides in three ways: every tile of every slide counts alike; as for a slide.
+
+        Raises BadInput: the case has no slides.
+        """
+        if not self.slides:
+            raise BadInput(f"expected slides to read, the case has MRI alone; its verdict is the grade: {self.folder}")
         least_share, least_confidence = thresholds(self.slides[0], least_share, least_confidence)
         areas = [slide.areas_mm2 for slide in self.slides]
         known = [area for area in areas if area is not None]
         return read_grades(
-            self.probabilities, self.classes, least_share=least_share, least_confidence=least_confidence,
+            self.probabilities, self.slides[0].classes, least_share=least_share, least_confidence=least_confidence,
             areas_mm2=np.concatenate(known) if len(known) == len(areas) else None,
         )  # fmt: skip
 
@@ -248,10 +303,16 @@ def open_result(folder: str | Path) -> Segmentation | Grade:
     """
     folder = Path(folder)
     if (folder / CASE_FILE).is_file():
-        slides = read_json(folder / CASE_FILE)["slides"]
-        return Grade(tuple(GradedSlide(_done(folder / slide["folder"])[0]) for slide in slides), folder)
+        case = read_json(folder / CASE_FILE)
+        slides = tuple(GradedSlide(_done(folder / slide["folder"])[0]) for slide in case["slides"])
+        volumes = tuple(GradedVolume(_done(folder / name)[0]) for name in case.get("volumes", ()))
+        return Grade(slides, folder, volumes)
     found, verb = _done(folder)
-    return Grade((GradedSlide(found),), found) if verb == "grade" else Segmentation(found)
+    if verb != "grade":
+        return Segmentation(found)
+    if "volume" in read_json(found / "run.json"):
+        return Grade((), found, (GradedVolume(found),))
+    return Grade((GradedSlide(found),), found)
 
 
 def open_segmentation(folder: str | Path) -> Segmentation:

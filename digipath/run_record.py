@@ -9,7 +9,7 @@ from typing import Any
 
 from digipath.engine.predict import Clock
 
-PACKAGES = ("digipath", "keras", "openslide-python", "numpy", "zarr")
+PACKAGES = ("digipath", "keras", "openslide-python", "numpy", "zarr", "nibabel", "SimpleITK")
 STAGES = ("reading", "network", "stitching", "writing", "wall")
 
 

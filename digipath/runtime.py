@@ -1,7 +1,8 @@
 """Network → Predictor, on Keras (any backend) or OpenVINO.
 
-A predictor is a callable (B, P, P, 3) uint8 → (B, P, P, C) float32 for one fixed patch size, so
-that it is traced and compiled once; the card's scaling is part of the compiled function.
+A predictor is a callable for one fixed patch size, so that it is traced and compiled once; the card's
+scaling is part of the compiled function. Of slides and tiles (B, P, P, 3) uint8 → (B, P, P, C) or (B, C)
+float32; of volumes (B, x, y, z, channels) float32.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import queue
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,51 +121,75 @@ def keras_predictor(
     network: keras.Model, patch: int, *, scale: Scaling, offset: Scaling, batch: int = 1
 ) -> KerasPredictor:
     """Return a predictor that runs the network on Keras' own backend."""
-    return KerasPredictor(_with_scaling(network, patch, scale, offset), patch, batch)
+    return KerasPredictor(_with_scaling(network, (patch, patch, 3), scale, offset), batch)
 
 
 def openvino_predictor(
     network: keras.Model, patch: int, *, scale: Scaling, offset: Scaling, precision: str = "bf16"
 ) -> OpenVinoPredictor:
     """Return a predictor that runs the network on OpenVINO's CPU plug-in; see `choose` for what it needs."""
-    return OpenVinoPredictor(_with_scaling(network, patch, scale, offset), patch, precision)
+    return OpenVinoPredictor(_with_scaling(network, (patch, patch, 3), scale, offset), precision)
+
+
+def volume_predictor(
+    network: keras.Model,
+    shape: Sequence[int],
+    choice: Choice,
+    *,
+    scale: float | Sequence[float] = 1.0,
+    offset: float | Sequence[float] = 0.0,
+    batch: int = 1,
+) -> KerasPredictor | OpenVinoPredictor:
+    """Return a predictor of float32 arrays (B, *shape) × scale + offset, of any number of axes.
+
+    It answers what the network does, (B, *spatial, C) or (B, C), and states as its `context` how many
+    voxels on each side the network gives no answer for.
+
+    Args:
+        shape: (x, y, z, channels), or (rows, columns, channels) of slices.
+        choice: what `choose` says.
+    """
+    scaled = _with_scaling(network, shape, scale, offset, dtype="float32")
+    if choice.runtime == "keras":
+        return KerasPredictor(scaled, batch)
+    return OpenVinoPredictor(scaled, choice.precision)
 
 
 class KerasPredictor:
     """One compiled function of fixed shape; the last batch of a band is filled up, not retraced."""
 
-    def __init__(self, network: keras.Model, patch: int, batch: int) -> None:
+    def __init__(self, network: keras.Model, batch: int) -> None:
         self._network = network
-        self.patch = patch
+        self.patch, self.context = _sides(network)
         self.batch = batch
         self.parallel = 1
 
-    def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(B, P, P, 3) uint8 → (B, P, P, C) float32, B ≤ batch."""
+    def __call__(self, patches: NDArray[np.generic]) -> NDArray[np.float32]:
+        """(B, *shape) → the network's answers, float32, B ≤ batch."""
         missing = self.batch - len(patches)
         if missing:
-            patches = np.pad(patches, [(0, missing), (0, 0), (0, 0), (0, 0)])
+            patches = np.pad(patches, [(0, missing), *[(0, 0)] * (patches.ndim - 1)])
         return np.asarray(self._network.predict_on_batch(patches))[: self.batch - missing]
 
 
 class OpenVinoPredictor:
     """A compiled model with one infer request per stream; calls may come from several threads."""
 
-    def __init__(self, network: keras.Model, patch: int, precision: str) -> None:
+    def __init__(self, network: keras.Model, precision: str) -> None:
         import openvino as ov
 
-        model = ov.convert_model(_traced(network), input=[1, patch, patch, 3])
+        model = ov.convert_model(_traced(network), input=[1, *network.input_shape[1:]])
         hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "THROUGHPUT"}
         compiled = ov.Core().compile_model(model, "CPU", hints)
-        self.patch = patch
+        self.patch, self.context = _sides(network)
         self.batch = 1
         self.parallel: int = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.parallel):
             self._requests.put(compiled.create_infer_request())
 
-    def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(B, P, P, 3) uint8 → (B, P, P, C) float32, patch by patch."""
+    def __call__(self, patches: NDArray[np.generic]) -> NDArray[np.float32]:
+        """(B, *shape) → the network's answers, float32, patch by patch."""
         request = self._requests.get()
         try:
             return np.concatenate([self._one(request, patch[None]) for patch in patches])
@@ -172,7 +197,7 @@ class OpenVinoPredictor:
             self._requests.put(request)
 
     @staticmethod
-    def _one(request: Any, patch: NDArray[np.uint8]) -> NDArray[np.float32]:  # noqa: ANN401
+    def _one(request: Any, patch: NDArray[np.generic]) -> NDArray[np.float32]:  # noqa: ANN401
         request.start_async([patch], share_inputs=True)
         request.wait()
         return request.get_output_tensor(0).data.copy()
@@ -195,19 +220,35 @@ def with_temperature(network: keras.Model, temperature: float) -> keras.Model:
     return keras.Model(network.input, keras.layers.Activation.from_config(head.get_config())(cooled))
 
 
-def _with_scaling(network: keras.Model, patch: int, scale: Scaling, offset: Scaling) -> keras.Model:
-    """uint8 pixels × scale + offset → network, for patches of one size."""
+def _with_scaling(
+    network: keras.Model,
+    shape: Sequence[int],
+    scale: float | Sequence[float],
+    offset: float | Sequence[float],
+    dtype: str = "uint8",
+) -> keras.Model:
+    """Values of `dtype` × scale + offset → network, for patches of one shape."""
     import keras
 
-    pixels = keras.Input((patch, patch, 3), dtype="uint8", name="pixels")
+    pixels = keras.Input(tuple(shape), dtype=dtype, name="pixels")
     scaled = keras.layers.Rescaling(scale, offset, dtype="float32")(pixels)
     return keras.Model(pixels, network(scaled, training=False))
+
+
+def _sides(network: keras.Model) -> tuple[int, int]:
+    """The first side of the patches that a network takes, without its context, and that context."""
+    side, *_ = network.input_shape[1:]
+    per_patch = len(network.output_shape) < len(network.input_shape)
+    answered = side if per_patch else network.output_shape[1]
+    return answered, (side - answered) // 2
 
 
 def _traced(network: keras.Model) -> Any:  # noqa: ANN401 - a TensorFlow concrete function
     import tensorflow as tf
 
-    @tf.function(input_signature=[tf.TensorSpec((1, *network.input_shape[1:]), tf.uint8)], autograph=False)
+    taken = tf.TensorSpec((1, *network.input_shape[1:]), network.inputs[0].dtype)
+
+    @tf.function(input_signature=[taken], autograph=False)
     def forward(pixels: Any) -> Any:  # noqa: ANN401
         return network(pixels, training=False)
 

@@ -17,17 +17,18 @@ FILES = sorted(PACKAGE.rglob("*.py")) + sorted((ROOT / "webapp").rglob("*.py"))
 # below it and, within a folder, its own family. Sentences and doors import downwards freely.
 WORDS = {"values", "errors", "files", "memory", "volume_values"}
 STAGES = {
-    "annotation", "augment", "case", "convert", "engine", "explain", "grid", "maps", "measure", "nn",
+    "annotation", "augment", "case", "convert", "engine", "explanations", "grid", "maps", "measure", "nn",
     "report", "roi", "runtime", "slice_augment", "slide", "stain", "synthetic", "tile_augment", "tissue", "volume",
     "volume_augment", "weights",
 }  # fmt: skip
 SENTENCES = {
     "burden_files", "calibrated_cards", "coarser_maps", "evaluation", "evaluation_report", "grading",
     "grading_evaluation", "networks", "node_maps", "pipeline", "planning", "reporting", "result", "run_record",
-    "scoring", "slide_stain", "staging", "tiling", "training", "tumour_burden", "volume_rois", "where_to_look",
+    "scoring", "slide_stain", "staging", "tiling", "training", "tumour", "tumour_burden", "volume_evaluation",
+    "volume_rois", "where_to_look",
 }  # fmt: skip
 DOORS = {"__init__", "__main__", "cli", "demo", "progress", "webapp"}
-KERAS_ROOMS = {"nn", "runtime", "explain", "training"}
+KERAS_ROOMS = {"nn", "runtime", "explanations", "training"}
 
 
 def room(path: Path) -> str:

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.keras
 # Average over space and a dense layer: α_k is w_kc / (h w), so that the map is that of Σ_k w_kc A_k.
 CLOSED_FORM = """
 import keras, numpy as np
-from digipath.explain import GradCam, grad_cam
+from digipath.explanations import GradCam, grad_cam
 keras.utils.set_random_seed(1)
 image = keras.Input((9, 7, 3))
 x = keras.layers.Conv2D(6, 3, padding="same", activation="relu", name="conv")(image)
@@ -61,7 +61,7 @@ def planted() -> np.ndarray:
 
 @pytest.mark.parametrize("layer", [None, "relu", "bright"])
 def test_a_planted_patch_is_found(layer):
-    from digipath.explain import grad_cam
+    from digipath.explanations import grad_cam
 
     found = grad_cam(by_hand(), planted(), target=1, layer=layer)
     assert (found.shape, found.max(), found.min()) == ((32, 40), 1, 0)
@@ -72,7 +72,7 @@ def test_a_planted_patch_is_found(layer):
 
 
 def test_nothing_speaks_for_the_other_class():
-    from digipath.explain import grad_cam
+    from digipath.explanations import grad_cam
 
     assert (grad_cam(by_hand(), planted(), target=0) == 0).all()
     assert (grad_cam(by_hand(sign=-1.0), planted(), target=1) == 0).all()
@@ -82,7 +82,7 @@ def test_nothing_speaks_for_the_other_class():
 def test_logits_that_are_the_output():
     import keras
 
-    from digipath.explain import grad_cam
+    from digipath.explanations import grad_cam
 
     network = by_hand()
     logits = keras.Model(network.input, network.get_layer("logits").output)
@@ -93,8 +93,8 @@ def test_a_network_is_cut_once_for_many_images(monkeypatch):
     """Of several sizes and classes, as if each had been asked for by itself; nothing is built on the way."""
     import keras
 
-    from digipath import explain
-    from digipath.explain import GradCam, grad_cam
+    from digipath.explanations import gradients
+    from digipath.explanations import GradCam, grad_cam
     from digipath.nn import build
 
     keras.utils.set_random_seed(2)  # with some weights few classes have anything that speaks for them
@@ -104,9 +104,9 @@ def test_a_network_is_cut_once_for_many_images(monkeypatch):
     asked = [(image, target) for image in images for target in range(3)]
     alone = [grad_cam(network, image, target=target) for image, target in asked]
     assert sum(heat.max() == 1 for heat in alone) > 3
-    cam, gradient, traced = GradCam(network), explain._gradient, []
+    cam, gradient, traced = GradCam(network), gradients.gradient, []
     monkeypatch.setattr(keras, "Model", None)
-    monkeypatch.setattr(explain, "_gradient", lambda *given: traced.append(1) or gradient(*given))
+    monkeypatch.setattr(gradients, "gradient", lambda *given: traced.append(1) or gradient(*given))
     for (image, target), expected in zip(asked, alone, strict=True):
         np.testing.assert_allclose(cam(image, target), expected, atol=1e-5)
     assert len(traced) <= (2 if keras.backend.backend() == "tensorflow" else len(asked)), "one graph for each size"
@@ -117,7 +117,7 @@ def test_what_the_cut_gives_is_numerically_the_gradient():
     import keras
     from keras import layers
 
-    from digipath.explain import GradCam
+    from digipath.explanations import GradCam
 
     keras.utils.set_random_seed(3)
     image = keras.Input((4, 4, 3))
@@ -137,7 +137,7 @@ def test_what_the_cut_gives_is_numerically_the_gradient():
 
 
 def test_on_a_tile_classifier():
-    from digipath.explain import grad_cam
+    from digipath.explanations import grad_cam
     from digipath.nn import build
 
     network = build("resnet18", widths=(4, 6, 8, 8), patch=96)
@@ -153,7 +153,7 @@ def test_features_that_a_shortcut_passes_are_named_though_nobody_chose_them():
     import keras
     from keras import layers
 
-    from digipath.explain import grad_cam
+    from digipath.explanations import grad_cam
 
     start = layers.Input((8, 8, 3))
     first = layers.Conv2D(4, 3, name="early")(start)
@@ -168,7 +168,7 @@ def test_what_is_refused():
     import keras
     from keras import layers
 
-    from digipath.explain import grad_cam
+    from digipath.explanations import grad_cam
 
     network = by_hand()
     for target in (-1, 2):

@@ -344,6 +344,25 @@ def test_the_evaluation_shows_every_number_it_was_given():
     assert len(figures(page)) == 6  # confusion, ROC, histograms, scatter, runs, ablation
 
 
+def test_each_class_has_a_row_with_its_intervals():
+    by_class = {
+        "grade 2": {"precision": (0.75, (0.5, 0.875)), "f1": (0.5, None), "auroc": (0.625, (0.5, 1.0))},
+        "grade 3": {"precision": (1.0, None), "f1": (0.25, (0.0, 0.4567)), "auroc": (None, None)},
+        "grade <4>": {"precision": (None, None), "f1": (0.125, None), "auroc": (0.5, None)},
+    }
+    counts = [[2, 0, 0], [0, 1, 0], [0, 1999, 1]]
+    tile = LevelInput("tile", tuple(by_class), 2003, {}, confusion=counts, by_class=by_class)
+    page = grading_page(replace(evaluated(), levels=[tile]))
+    assert all(f'<th scope="col" class="number">{name}</th>' in page for name in ("In truth", "Precision", "AUROC"))
+    assert "recall is the class&#x27;s sensitivity" in page
+    assert table(page, "Class") == [
+        ["grade 2", "2", "0.75 (0.5 to 0.875)", "0.5", "0.625 (0.5 to 1)"],
+        ["grade 3", "1", "1", "0.25 (0 to 0.4567)", "undefined"],
+        ["grade <4>", "2,000", "undefined", "0.125", "0.5"],
+    ]
+    assert tables_of(grading_page(evaluated()), "Class") == []
+
+
 def test_what_is_called_wrong_comes_first():
     page = grading_page(evaluated())
     rows = table(page, "Name")

@@ -165,7 +165,7 @@ def test_an_encoder_gets_the_scaling_of_its_card_unless_the_file_states_one(read
         ("[card]", '[network]\nencoder = "nonsense"\n[card]', "no weights called 'nonsense'"),
         ("[card]", '[network]\nencoder = "lymphnode-pn-forest-v1"\n[card]', "of images, .* of tables"),
         ("[card]", '[augmentation]\npreset = "photo"\n[card]', r"\[augmentation\] expected preset to be one of geo"),
-        ("[card]", "[augmentation]\nscale = [1]\n[card]", r"\[augmentation\] scale must be a number or a list of two"),
+        ("[card]", "[augmentation]\nscale = [1]\n[card]", r"\[augmentation\] scale must be a list of two numbers"),
         ("[card]", "[augmentation]\nscale = [2, 1]\n[card]", r"\[augmentation\] .*scale must be a range from low"),
         ("[card]", '[augmentation]\npreset = "none"\nhue = 0.1\n[card]', r"\[augmentation\] expected no numbers with"),
         ("[card]", '[[variant]]\nname = "base"\n[variant.schedule]\nbatch = 8\n[card]', "none called base, got base"),

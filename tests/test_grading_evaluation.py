@@ -110,6 +110,10 @@ def test_the_page_and_the_scores_are_written(folder, tmp_path):
     assert written["verb"] == "evaluate"
     page = (tmp_path / "out" / "evaluation.html").read_text()
     assert "Per tile" in page
+    low, high = written["scores"][ALL][TILE]["intervals"]["intervals"]["precision of grade 4"]
+    row = f'<td class="number">2</td><td class="number">0.6667 ({low:.4g} to {high:.4g})</td>'
+    assert f"<tr><td>grade 4</td>{row}" in page  # 2 in truth, 3 called so
+    assert "auroc of" not in page  # it stands among the measures of each class
     assert "research use only" in page
 
 

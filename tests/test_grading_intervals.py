@@ -36,7 +36,9 @@ def test_draws_are_scored_as_their_rows_would_be(cases):
     drawn = [np.repeat(np.arange(len(owner)), times[owner]) for times in counts]
     each = [scores(truth[rows], values[rows], CLASSES).metrics() for rows in drawn]
     whole = [len(np.unique(truth[rows])) == 3 for rows in drawn]
-    for name in ("accuracy", "kappa", "macro_accuracy", "macro_auroc", "macro_auroc_by_threshold", "auroc of grade 3"):
+    of_a_class = ("auroc of grade 3", "precision of grade 2", "recall of grade 3", "specificity of grade 4")
+    singles = ("accuracy", "kappa", "macro_accuracy", "macro_auroc", "macro_auroc_by_threshold")
+    for name in (*singles, *of_a_class, "f1 of grade 3", "accuracy of grade 4"):
         defined = [one[name] for one in each if one[name] is not None]
         assert found.intervals[name] == pytest.approx(tuple(np.quantile(defined, [0.1, 0.9])))
         assert found.undefined[name] == 60 - len(defined)
@@ -105,6 +107,9 @@ def test_a_class_that_never_occurs_has_no_interval():
     kept = truth < 2
     found = bootstrap(truth[kept], values[kept], owner[kept].tolist(), CLASSES, draws=100)
     assert found.intervals["auroc of grade 4"] is found.intervals["macro_auroc"] is None
+    assert found.intervals["recall of grade 4"] is None
+    assert found.undefined["recall of grade 4"] == 100
+    assert found.intervals["specificity of grade 4"] is not None
     assert found.undefined["macro_auroc"] == found.undefined["macro_auroc_by_threshold"] == 100
     assert found.intervals["accuracy"] is not None
     assert found.undefined["accuracy"] == 0

@@ -9,7 +9,16 @@ import pytest
 from sklearn import metrics
 
 from digipath.errors import BadInput
-from digipath.measure.grading_scores import call_metrics, confusion_matrices, pooled_by, roc_curves, scores
+from digipath.measure.grading_scores import (
+    CLASS_METRICS,
+    ClassScores,
+    call_metrics,
+    class_metrics,
+    confusion_matrices,
+    pooled_by,
+    roc_curves,
+    scores,
+)
 
 CLASSES = ("grade 2", "grade 3", "grade 4")
 TRUTH = [0, 0, 1, 1, 2, 2]
@@ -46,6 +55,44 @@ def test_scores_by_hand():
     assert found.macro_auroc == pytest.approx(11 / 12)
 
 
+def test_scores_of_each_class_by_hand():
+    """Of the matrix above: grade 2 is called once and rightly, grade 3 twice, grade 4 three times."""
+    found = scores(TRUTH, SIX, CLASSES)
+    assert found.by_class == {
+        "grade 2": ClassScores(precision=1, recall=1 / 2, specificity=1, f1=2 / 3, accuracy=5 / 6, support=2),
+        "grade 3": ClassScores(precision=1 / 2, recall=1 / 2, specificity=3 / 4, f1=1 / 2, accuracy=4 / 6, support=2),
+        "grade 4": ClassScores(precision=2 / 3, recall=1, specificity=3 / 4, f1=4 / 5, accuracy=5 / 6, support=2),
+    }
+    own = [(metric, name) for metric in CLASS_METRICS for name in CLASSES]
+    assert {f"{metric} of {name}": getattr(found.by_class[name], metric) for metric, name in own}.items() <= (
+        found.metrics().items()
+    )
+
+
+def test_scores_of_each_class_are_those_of_scikit_learn():
+    truth, values = made_up(500)
+    calls, found = values.argmax(axis=1), scores(truth, values, CLASSES).by_class
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(truth, calls)
+    for grade, name in enumerate(CLASSES):
+        one, own, called = found[name], truth == grade, calls == grade
+        assert (one.precision, one.recall) == pytest.approx((precision[grade], recall[grade]))
+        assert (one.f1, one.support) == (pytest.approx(f1[grade]), support[grade])
+        assert one.specificity == pytest.approx(metrics.recall_score(~own, ~called))
+        assert one.accuracy == pytest.approx(metrics.accuracy_score(own, called))
+
+
+def test_what_a_class_leaves_undefined():
+    values = np.array([[0.8, 0.2, 0], [0.3, 0.7, 0], [0.4, 0.6, 0], [0.1, 0.9, 0]])
+    absent = scores([0, 0, 1, 1], values, CLASSES).by_class["grade 4"]  # neither there nor called
+    assert absent == ClassScores(precision=None, recall=None, specificity=1, f1=None, accuracy=1, support=0)
+    never_called = scores([0, 0, 1, 2], values, CLASSES).by_class["grade 4"]
+    assert never_called == ClassScores(precision=None, recall=0, specificity=1, f1=0, accuracy=3 / 4, support=1)
+    only_called = scores(TRUTH[:4], SIX[:4], CLASSES).by_class["grade 4"]
+    assert only_called == ClassScores(precision=0, recall=None, specificity=3 / 4, f1=0, accuracy=3 / 4, support=0)
+    without_rest = scores([1, 1], values[:2], CLASSES).by_class["grade 3"]
+    assert without_rest == ClassScores(1, 1 / 2, None, pytest.approx(2 / 3), 1 / 2, 2)
+
+
 def test_the_area_by_threshold_by_hand():
     # Mean over pairs of classes of: positives of one above negatives of the other, ties one half; of 8 pairs each.
     pairs = [8, 7, 7, 7.5, 7, 6.5, 8, 7.5, 7]
@@ -78,8 +125,9 @@ def test_a_guess_among_three_has_five_ninths_of_macro_accuracy():
 def test_many_matrices_at_once_are_scored_as_each():
     truth, values = made_up(300)
     each = [confusion_matrices(truth[part], values[part].argmax(axis=1), 3) for part in np.split(np.arange(300), 6)]
-    for name, together in call_metrics(np.array(each)).items():
-        np.testing.assert_array_equal(together, [call_metrics(one)[name] for one in each])
+    for of in (call_metrics, class_metrics):
+        for name, together in of(np.array(each)).items():
+            np.testing.assert_array_equal(together, [of(one)[name] for one in each])
 
 
 def test_a_class_that_is_absent_leaves_its_scores_undefined():
@@ -135,7 +183,8 @@ def test_a_record_is_json_and_holds_all():
     assert json.loads(json.dumps(record)) == record
     assert record["confusion"][0] == [1, 1, 0]
     assert found.metrics()["auroc of grade 3"] == 7 / 8
-    assert len(found.metrics()) == 12
+    assert found.metrics()["precision of grade 4"] == record["by_class"]["grade 4"]["precision"] == 2 / 3
+    assert len(found.metrics()) == 12 + 5 * 3
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from digipath.errors import BadInput
-from digipath.measure.repeated_runs import ablation, compare, drop_worst, soft_vote
+from digipath.measure.repeated_runs import Spread, ablation, across_folds, compare, drop_worst, soft_vote
 
 CLASSES = ("grade 2", "grade 3", "grade 4")
 
@@ -65,9 +65,48 @@ def test_a_comparison_is_json():
     assert record["means"] == [2, 3]
 
 
+def test_folds_by_hand():
+    # Of 0.5, 0.7 and 0.9 the mean is 0.7 and the variance of the sample (0.04 + 0 + 0.04) / 2.
+    folds = [
+        {"accuracy": 0.5, "auroc": None, "kappa": 0.25, "f1": None},
+        {"accuracy": 0.7, "auroc": 0.8, "kappa": 0.75, "f1": None},
+        {"accuracy": 0.9, "auroc": None},
+    ]
+    found = across_folds(folds)
+    assert list(found) == ["accuracy", "auroc", "kappa", "f1"]
+    assert found["accuracy"] == Spread(3, pytest.approx(0.7), pytest.approx(0.2))
+    assert found["auroc"] == Spread(1, 0.8, None)
+    assert found["kappa"] == Spread(2, 0.5, pytest.approx(np.sqrt(0.125)))
+    assert found["f1"] == Spread(0, None, None)
+    assert json.loads(json.dumps(found["f1"].to_record())) == {"count": 0, "mean": None, "standard_deviation": None}
+
+
+def test_ten_folds_are_those_of_numpy():
+    each = np.random.default_rng(0).uniform(size=10)
+    found = across_folds([{"accuracy": float(one)} for one in each])["accuracy"]
+    assert (found.count, found.mean) == (10, pytest.approx(each.mean()))
+    assert found.standard_deviation == pytest.approx(each.std(ddof=1))
+
+
+@pytest.mark.parametrize(
+    ("folds", "message"),
+    [([], "at least one fold"), ([{"kappa": 0.5}, {"kappa": float("nan")}], "finite numbers or None as kappa")],
+)
+def test_folds_that_cannot_be_summed_up(folds, message):
+    with pytest.raises(BadInput, match=message):
+        across_folds(folds)
+
+
 def test_the_soft_vote_by_hand():
     np.testing.assert_allclose(soft_vote([[[0.9, 0.1]], [[0.3, 0.7]], [[0.6, 0.4]]]), [[0.6, 0.4]])
     np.testing.assert_array_equal(soft_vote([[[0.9, 0.1]]]), [[0.9, 0.1]])
+    np.testing.assert_allclose(soft_vote([[[0.9, 0.1]], [[0.3, 0.7]]], [2, 1]), [[0.7, 0.3]])
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 2.0, 3.0], [0.0, 0.0], [1.0, -1.0], [1.0, float("inf")]])
+def test_weights_that_leave_no_vote(weights):
+    with pytest.raises(BadInput, match="a weight ≥ 0 for each of 2 members"):
+        soft_vote([[[0.9, 0.1]], [[0.3, 0.7]]], weights)
 
 
 @pytest.mark.parametrize("members", [[], [np.eye(2), np.eye(3)], [np.eye(2), np.eye(2)[:1]]])

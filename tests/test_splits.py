@@ -192,5 +192,5 @@ def test_a_patient_or_slide_in_two_parts_is_a_leak():
     with pytest.raises(BadInput, match=r"patient 'p1' in one part.*found in train and in test \(case 'c'\)"):
         assert_no_leak(Split("s", (a,), (b,), (c,)))
     again = replace(b, name="again", slide=Path("sub/../a.svs"))
-    with pytest.raises(BadInput, match=r"slide '.*a\.svs' in one part"):
+    with pytest.raises(BadInput, match=r"file '.*a\.svs' in one part"):
         assert_no_leak(Split("s", (a,), (again,), ()))

@@ -233,7 +233,7 @@ def test_networks_of_cards_answer_as_keras_does_and_pairs_by_the_formula(trained
     """Weights written by Keras, read through cards; what is shown of a tile comes from the network that decides."""
     import keras
 
-    from digipath.explain import grad_cam
+    from digipath.explanations import grad_cam
 
     networks, tile = trained
     scaled = tile / np.float32(127.5) - 1

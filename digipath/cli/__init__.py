@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from digipath.cli import burden, evaluate, grade, segment, slides, stage, train, weights
+from digipath.cli import burden, evaluate, explain, grade, segment, slides, stage, train, weights
 from digipath.cli.common import NOTICE
 from digipath.errors import DigipathError
 
@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   digipath segment slide.svs                       maps and report in ./slide.digipath
   digipath segment crop.jpg --mpp 0.5 --views 8    a plain image; mean over 8 views, with uncertainty
   digipath grade slide.svs                         glioma, tile by tile; map and report in ./slide.grade
+  digipath grade --t1 … --t1c … --t2 … --flair …   glioma on MRI, with explanations
   digipath info slide.svs                          size, resolution, levels
   digipath weights list                            what can be run
   digipath stage node_1.svs node_2.svs --out patient   pN stage of a patient's lymph nodes
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.set_defaults(run=_version_or_help(parser))
     verbs = parser.add_subparsers(title="verbs", metavar="VERB")
-    for group in (segment, grade, stage, burden, slides, train, evaluate, weights):
+    for group in (segment, grade, explain, stage, burden, slides, train, evaluate, weights):
         group.add_verbs(verbs)
     return parser
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from digipath.values import ProgressCallback
 
+MODALITIES = {"t1": "T1", "t1c": "T1 with contrast agent", "t2": "T2", "flair": "FLAIR"}
 NOTICE = "For research use only. Not for diagnostic procedures."
 
 
@@ -98,6 +99,29 @@ def add_bag_options(verb: argparse.ArgumentParser) -> None:
 
 def groups(text: str) -> int | str:
     return text if text == "all" else int(text)
+
+
+def add_volume_options(verb: argparse.ArgumentParser) -> None:
+    volumes = verb.add_argument_group("MRI", "NIfTI files or folders of one DICOM series each, skull-stripped")
+    for name, words in MODALITIES.items():
+        volumes.add_argument(f"--{name}", metavar="FILE", help=words)
+    volumes.add_argument("--volume", action="append", default=[], metavar="FILE", help="any of these, told by its name")
+    volumes.add_argument("--brain", metavar="FILE", help="mask of the brain (default: where a volume is not zero)")
+    volumes.add_argument("--tumour", metavar="FILE", help="mask of the tumour, for networks that look at it")
+    volumes.add_argument(
+        "--slice", type=int, metavar="N",
+        help="axial slice, counted from below, for networks of slices (default: that of the largest tumour area)",
+    )
+
+
+def volumes_of(arguments: argparse.Namespace) -> dict[str, str] | list[str] | None:
+    """The volumes named by option, or those told by their names; None without any."""
+    by_option = {name: path for name in MODALITIES if (path := getattr(arguments, name)) is not None}
+    if by_option and arguments.volume:
+        from digipath.errors import BadInput
+
+        raise BadInput("expected MRI by --t1, --t1c, --t2 and --flair, or by --volume, got both")
+    return by_option or arguments.volume or None
 
 
 def bag_augmentation(arguments: argparse.Namespace) -> bool | None:

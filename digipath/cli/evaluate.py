@@ -18,6 +18,9 @@ from digipath.cli.common import (
 from digipath.errors import BadInput
 
 INCOMPLETE = 3
+OF_SEGMENTATIONS: dict[str, Any] = {
+    "masks": None, "calibrate": False, "positive": [], "negative": [], "patch": None, "overlap": 0.5, "threshold": 0.5,
+}  # fmt: skip
 SEEN = "Scores on images a network was trained on say nothing about new ones: see its card for its split."
 
 
@@ -35,7 +38,8 @@ def _add_evaluate(verbs: Any) -> None:  # noqa: ANN401
         "  digipath evaluate images/ masks/ --mpp 0.5 --views 8 --out report     plots: calibration, uncertainty\n"
         "  digipath evaluate --manifest cases.csv --calibrate --out calibrated   cards with temperatures, too\n"
         "  digipath evaluate --manifest graded.csv --weights GRADER --fold test    per tile, slide and case\n"
-        "  digipath evaluate tiles/ --mpp 0.5 --weights GRADER    folders of tile images, called like the classes\n",
+        "  digipath evaluate tiles/ --mpp 0.5 --weights GRADER    folders of tile images, called like the classes\n"
+        "  digipath evaluate --manifest mri.csv --weights GRADER    MRI, per case\n",
     )
     verb.add_argument("images", nargs="?", help="folder of JPEG, PNG or TIFF images, or of one folder per class")
     verb.add_argument("masks", nargs="?", help="folder of masks of the same names; positive: > 0, in a JPEG > 127")
@@ -66,7 +70,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from digipath.annotation import Labels
     from digipath.evaluation import evaluate
     from digipath.grading_evaluation import is_grader
+    from digipath.weights import load_card
 
+    if arguments.weights and load_card(arguments.weights).output == "volume":
+        return _evaluate_volumes(arguments)
     if arguments.weights and is_grader(arguments.weights):
         return _evaluate_grader(arguments)
     of_graders = {"groups": None, "bag": None, "no_bag_augmentation": False, "least_label": None}
@@ -97,11 +104,7 @@ def _evaluate_grader(arguments: argparse.Namespace) -> int:
     from digipath.grading.bags import BagDraw
     from digipath.grading_evaluation import evaluate_graders
 
-    usual: dict[str, Any] = {
-        "masks": None, "calibrate": False, "positive": [], "negative": [], "patch": None, "overlap": 0.5,
-        "threshold": 0.5,
-    }  # fmt: skip
-    _refuse_idle(arguments, usual, f"{arguments.weights} grades slides")
+    _refuse_idle(arguments, OF_SEGMENTATIONS, f"{arguments.weights} grades slides")
     with progress(arguments.json) as show:
         found = evaluate_graders(
             arguments.weights,
@@ -118,13 +121,38 @@ def _evaluate_grader(arguments: argparse.Namespace) -> int:
             precision=arguments.precision,
             progress=show,
         )
+    _show_grades(found, arguments)
+    return INCOMPLETE if found["unreadable"] else 0
+
+
+def _evaluate_volumes(arguments: argparse.Namespace) -> int:
+    from digipath.volume_evaluation import evaluate_volumes
+
+    usual: dict[str, Any] = {
+        **OF_SEGMENTATIONS, "images": None, "mpp": None, "views": 1, "least_label": None, "groups": None, "bag": None,
+        "no_bag_augmentation": False, "runtime": "auto", "precision": "auto",
+    }  # fmt: skip
+    _refuse_idle(arguments, usual, f"{arguments.weights} grades MRI")
+    with progress(arguments.json) as show:
+        found = evaluate_volumes(
+            arguments.weights,
+            manifest=arguments.manifest,
+            fold=arguments.fold,
+            calibrated=not arguments.no_calibration,
+            out=arguments.out,
+            progress=show,
+        )
+    _show_grades(found, arguments)
+    return 0
+
+
+def _show_grades(found: dict[str, Any], arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
-    else:
-        _tell_grades(found)
-        if arguments.out:
-            print(f"page: {arguments.out}/evaluation.html")
-    return INCOMPLETE if found["unreadable"] else 0
+        return
+    _tell_grades(found)
+    if arguments.out:
+        print(f"page: {arguments.out}/evaluation.html")
 
 
 def _refuse_idle(arguments: argparse.Namespace, usual: Mapping[str, Any], why: str) -> None:

@@ -12,9 +12,11 @@ from digipath.cli.common import (
     add_bag_options,
     add_runtime_options,
     add_verb,
+    add_volume_options,
     bag_augmentation,
     own_predictors,
     progress,
+    volumes_of,
 )
 
 if TYPE_CHECKING:
@@ -45,18 +47,24 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
 
 def _add_grade(verbs: Any) -> None:  # noqa: ANN401
     verb = add_verb(
-        verbs, "grade", _grade, "grade glioma on H&E slides, tile by tile, with a map and a report",
+        verbs, "grade", _grade, "grade glioma on H&E slides, on MRI, or on both, with maps, explanations and a report",
         "  digipath grade slide.svs --out results/slide\n"
         "  digipath grade slide1.svs slide2.svs --out case    several slides of one case\n"
         "  digipath grade tiles/ --mpp 0.5                    a folder of tile images\n"
         "  digipath grade tile.png --mpp 0.5                  one image\n"
         "  digipath grade slide.svs --weights mine/weights/NAME.json --views 4\n"
         "  digipath grade slide.svs --least-share 0.1 --least-confidence 0.8   stricter: the highest grade present\n"
-        "  digipath grade slide.svs --predictor my_module:my_network\n",
+        "  digipath grade slide.svs --predictor my_module:my_network\n"
+        "  digipath grade --t1 t1.nii.gz --t1c t1c.nii.gz --t2 t2.nii.gz --flair flair.nii.gz   MRI, skull-stripped\n"
+        "  digipath grade --t1c series/ --brain brain.nii.gz --tumour tumour.nii.gz   a DICOM series, with masks\n"
+        "  digipath grade --slide slide.svs --t1 … --t1c … --t2 … --flair …   one grade from both modalities\n",
         more=EXIT_CODES.format(done='; where there is no tile to grade, a line says "no grade" and why'),
     )
-    verb.add_argument("slides", nargs="+", help="slides, images or folders of tiles of one case")
-    verb.add_argument("--out", metavar="FOLDER", help="where results go (default: ./<slide>.grade)")
+    verb.add_argument("slides", nargs="*", help="slides, images or folders of tiles of one case")
+    verb.add_argument("--slide", action="append", default=[], metavar="FILE", help="the same; may be repeated")
+    add_volume_options(verb)
+    verb.add_argument("--no-explanations", action="store_true", help="MRI: do not explain what the networks looked at")
+    verb.add_argument("--out", metavar="FOLDER", help="where results go (default: ./<slide or MRI's folder>.grade)")
     networks = verb.add_mutually_exclusive_group()
     networks.add_argument("--weights", metavar="NAME", help="see `digipath weights list`")
     networks.add_argument(
@@ -97,13 +105,17 @@ def _add_grade(verbs: Any) -> None:  # noqa: ANN401
 
 def _grade(arguments: argparse.Namespace) -> int:
     from digipath.grading.case import grade
-    from digipath.weights import DEFAULT_GRADER
 
     with progress(arguments.json) as show:
         result = grade(
-            arguments.slides,
-            weights=arguments.weights or DEFAULT_GRADER,
+            [*arguments.slides, *arguments.slide],
+            volumes_of(arguments),
+            weights=arguments.weights,
             out=arguments.out,
+            brain=arguments.brain,
+            tumour=arguments.tumour,
+            slice_vox=arguments.slice,
+            explanations=not arguments.no_explanations,
             views=arguments.views,
             mpp=arguments.mpp,
             at_mpp=arguments.at_mpp,
@@ -126,16 +138,26 @@ def _grade(arguments: argparse.Namespace) -> int:
             progress=show,
         )
     if arguments.json:
-        slides = [{"folder": str(slide.folder), **slide.summary} for slide in result.slides]
-        case = result.readout().to_record() | {"bags": result.bags}
-        found = {"folder": str(result.folder), "slides": slides, "case": case}
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json.dumps(_record(result), indent=2, ensure_ascii=False))
     else:
         _tell(result)
     return 0 if result.complete else INCOMPLETE
 
 
+def _record(result: Grade) -> dict[str, Any]:
+    found: dict[str, Any] = {"folder": str(result.folder)}
+    found["slides"] = [{"folder": str(slide.folder), **slide.summary} for slide in result.slides]
+    if result.slides:
+        found["case"] = result.readout().to_record() | {"bags": result.bags}
+    if result.volumes:
+        found["volumes"] = [{"folder": str(volume.folder), **volume.summary} for volume in result.volumes]
+    return found | ({} if result.verdict is None else {"verdict": result.verdict})
+
+
 def _tell(result: Grade) -> None:
+    if result.verdict is not None:
+        _tell_verdict(result)
+        return
     for slide in result.slides:
         if len(result.slides) > 1:
             print(f"{slide.slide_name}:")
@@ -148,6 +170,28 @@ def _tell(result: Grade) -> None:
     page = "report.html" if len(result.slides) == 1 else "case.html"
     print(f"report: {result.folder / page}")
     print(NOTICE)
+
+
+def _tell_verdict(result: Grade) -> None:
+    verdict = result.verdict
+    assert verdict is not None
+    print(f"{verdict['grade']} ({_in_words(verdict['probabilities'])})")
+    for name, member in verdict["members"].items():
+        print(f"  {name}: {member['grade']} ({_in_words(member['probabilities'])}), weight {member['weight']:g}")
+    for name, why in verdict["missing"].items():
+        print(f"  {name} did not vote: {why}")
+    for note in dict.fromkeys(note for one in (*result.slides, *result.volumes) for note in one.summary["notes"]):
+        print(note)
+    for volume in result.volumes:
+        for files in volume.explanations.values():
+            print(*(f"explanation: {file}" for file in files.values()), sep="\n")
+    page = "case.html" if (result.folder / "case.html").exists() else "report.html"
+    print(f"report: {result.folder / page}")
+    print(NOTICE)
+
+
+def _in_words(probabilities: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in probabilities.items())
 
 
 def _tell_readout(read: dict[str, Any]) -> None:
@@ -170,8 +214,7 @@ def _tell_readout(read: dict[str, Any]) -> None:
 def _tell_bags(bags: dict[str, Any]) -> None:
     if bags["grade"] is None:
         return
-    numbers = ", ".join(f"{name} {value:.3f}" for name, value in bags["probabilities"].items())
-    print(f"  bags of tiles: {bags['grade']} ({numbers})")
+    print(f"  bags of tiles: {bags['grade']} ({_in_words(bags['probabilities'])})")
     for name, member in bags.get("members", {}).items():
         if member["votes"]:
             votes = ", ".join(f"{grade} {share:.0%}" for grade, share in member["votes"].items())

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from digipath.training.bag_config import BagConfig
     from digipath.training.config import Config
     from digipath.training.grading_config import TileConfig
+    from digipath.training.volume_config import VolumeConfig
 
-EXAMPLES = ("segmentation", "tiles", "bags")
+    AnyConfig = Config | TileConfig | BagConfig | VolumeConfig
+
+EXAMPLES = ("segmentation", "tiles", "bags", "volumes")
 
 
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
@@ -25,6 +28,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "  digipath train --example > my.toml                   to segment slides with outlines or masks\n"
         "  digipath train --example tiles > my.toml             to grade slides by their tiles\n"
         "  digipath train --example bags > my.toml              to grade slides by bags of tiles\n"
+        "  digipath train --example volumes > my.toml           to grade MRI\n"
         "  digipath train --config my.toml --dry-run            check everything, print the plan\n"
         "  digipath train --config my.toml --out my-networks    the same command goes on after an interruption\n"
         "  digipath segment slide.svs --weights my-networks/weights/NAME.json\n"
@@ -42,18 +46,23 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from digipath.training import bag_config, grading_config
+    from digipath.training import bag_config, grading_config, volume_config
     from digipath.training.config import example, read_config
 
-    examples = {grading_config.TASK: grading_config.tile_example, bag_config.TASK: bag_config.bag_example}
+    examples = {
+        grading_config.TASK: grading_config.tile_example,
+        bag_config.TASK: bag_config.bag_example,
+        volume_config.TASK: volume_config.volume_example,
+    }
     if arguments.example:
         print(examples.get(arguments.example, example)(), end="")
         return 0
     if arguments.config is None:
         raise BadInput("expected --config TOML; `digipath train --example > my.toml` writes one to begin with")
-    readers: Mapping[str, Callable[..., Config | TileConfig | BagConfig]] = {
+    readers: Mapping[str, Callable[..., AnyConfig]] = {
         grading_config.TASK: grading_config.read_tile_config,
         bag_config.TASK: bag_config.read_bag_config,
+        volume_config.TASK: volume_config.read_volume_config,
     }
     read = readers.get(grading_config.task_of(arguments.config) or "", read_config)
     config = read(arguments.config, seed=arguments.seed)
@@ -74,10 +83,16 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(config: Config | TileConfig | BagConfig) -> list[str]:
+def _plan(config: AnyConfig) -> list[str]:
     """What a training would do, once all slides have been looked at."""
     from digipath.training.bag_config import BagConfig
     from digipath.training.grading_config import TileConfig
+    from digipath.training.volume_config import VolumeConfig
+
+    if isinstance(config, VolumeConfig):
+        from digipath.training.volume_plan import prepare_volumes
+
+        return prepare_volumes(config).lines()
 
     if isinstance(config, BagConfig):
         from digipath.training.bag_plan import prepare_bags, survey

@@ -1,4 +1,4 @@
-"""`digipath weights`: list, show, fetch, import, verify."""
+"""`digipath weights`: list, show, fetch, import, verify, fuse."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from digipath.cli.common import add_verb, print_result, progress
-from digipath.errors import BadCard, DigipathError, UnknownWeights, WeightsCorrupt
+from digipath.errors import BadCard, BadInput, DigipathError, UnknownWeights, WeightsCorrupt
 
 LOG_WIDTH = 160  # of a table in a log, where no window limits it
 
@@ -15,17 +15,19 @@ LOG_WIDTH = 160  # of a table in a log, where no window limits it
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     """Declare the verbs of this file."""
     verb = add_verb(
-        verbs, "weights", lambda _: 2, "list, show, fetch, import and verify weights",
+        verbs, "weights", lambda _: 2, "list, show, fetch, import, verify and fuse weights",
         "  digipath weights list\n"
         "  digipath weights show lymphnode-ensemble-v1\n"
         "  digipath weights fetch digipathai-breast\n"
         "  digipath weights import digipathai-breast-densenet camelyon_densenet.h5\n"
-        "  digipath weights verify\n",
+        "  digipath weights verify\n"
+        "  digipath weights fuse both --member glioma-tiles-demo-v1 --member glioma-mri-demo-v1\n",
     )
     actions = verb.add_subparsers(title="actions", metavar="ACTION", required=True)
     _add_looking(actions)
     _add_fetch(actions)
     _add_import(actions)
+    _add_fuse(actions)
 
 
 def _add_looking(actions: Any) -> None:  # noqa: ANN401
@@ -68,6 +70,63 @@ def _add_import(actions: Any) -> None:  # noqa: ANN401
     verb.add_argument("name", metavar="NAME|CARD.json", help="a name from the list, or your card file")
     verb.add_argument("file", nargs="?", help="the weights file, for a name from the list")
     verb.add_argument("--force", action="store_true", help="replace other weights of that name")
+
+
+def _add_fuse(actions: Any) -> None:  # noqa: ANN401
+    verb = _action(
+        actions, "fuse", _fuse, "write the card of a soft vote over networks for slides and MRI",
+        "  digipath weights fuse both --member glioma-tiles-demo-v1 --member glioma-mri-demo-v1\n"
+        "  digipath weights fuse both --member slides-v1 --member mri-v1 --weight mri-v1=0.5 --out cards\n"
+        "  digipath weights fuse both --class LGG --class HGG --member lgg-hgg-mri --member grades \\\n"
+        "      --meaning 'grades: grade 2=LGG' 'grades: grade 3=LGG' 'grades: grade 4=HGG'\n"
+        "  digipath weights fuse best --member a --member b --member c --drop 1 \\\n"
+        "      --validation a=0.91 --validation b=0.84 --validation c=0.88\n",
+    )
+    verb.add_argument("name", help="of the fusion: lower-case letters, digits and hyphens")
+    verb.add_argument("--member", action="append", required=True, metavar="NAME", help="a card that votes; repeat")
+    verb.add_argument("--weight", action="append", default=[], metavar="NAME=W", help="of a member (default: 1)")
+    verb.add_argument("--class", action="append", dest="classes", metavar="NAME", help="in rising order of malignancy")
+    verb.add_argument(
+        "--meaning", nargs="+", default=[], metavar="'NAME: CLASS=CLASS'",
+        help="what a class of a member with other classes means in the fusion",
+    )
+    verb.add_argument("--validation", action="append", default=[], metavar="NAME=S", help="score of a member")
+    verb.add_argument("--drop", type=int, default=0, metavar="N", help="leave the worst out by their validation scores")
+    verb.add_argument("--out", default=".", metavar="FOLDER", help="where the card goes (default: here)")
+
+
+def _fuse(arguments: argparse.Namespace) -> int:
+    from digipath.grading.fusion_cards import FusionPlan, write_fusion
+
+    meanings: dict[str, dict[str, str]] = {}
+    for text in arguments.meaning:
+        member, _, said = text.partition(":")
+        own, meant = _pair(said, "--meaning 'NAME: CLASS=CLASS'")
+        meanings.setdefault(member.strip(), {})[own] = meant
+    plan = FusionPlan(
+        arguments.name, arguments.member, arguments.classes, _numbers(arguments.weight, "--weight"), meanings,
+        _numbers(arguments.validation, "--validation"), arguments.drop,
+    )  # fmt: skip
+    path = str(write_fusion(plan, arguments.out))
+    return print_result(path, arguments.json, lambda: print(path))
+
+
+def _numbers(texts: Sequence[str], option: str) -> dict[str, float]:
+    found = {}
+    for text in texts:
+        name, number = _pair(text, f"{option} NAME=NUMBER")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            raise BadInput(f"expected {option} NAME=NUMBER, got {text!r}") from None
+    return found
+
+
+def _pair(text: str, wanted: str) -> tuple[str, str]:
+    left, sign, right = (part.strip() for part in text.partition("="))
+    if not (left and sign and right):
+        raise BadInput(f"expected {wanted}, got {text!r}")
+    return left, right
 
 
 def _action(

@@ -57,6 +57,8 @@ class Ensemble:
         extra: maps on request, of `digipath.values.ENTROPIES`.
         members: a name for each predictor whose own map is wanted: none or M.
         per_patch: the predictors give one answer for a patch as a whole, (B, C), whose maps are one pixel.
+
+    Patches come with the predictors' `context` on every side of each spatial axis; the maps are without it.
     """
 
     predictors: Sequence[Predictor]
@@ -68,6 +70,13 @@ class Ensemble:
     def __post_init__(self) -> None:
         if self.members and len(self.members) != len(self.predictors):
             raise BadInput(f"expected a name for each of {len(self.predictors)} members, got {list(self.members)}")
+        if len(found := {_context(predictor) for predictor in self.predictors}) > 1:
+            raise BadInput(f"expected predictors of one context, they want {sorted(found)} px around a patch")
+
+    @property
+    def context(self) -> int:
+        """Pixels that the predictors see around a patch, on every side."""
+        return max((_context(predictor) for predictor in self.predictors), default=0)
 
     def channels(self, views: int) -> dict[str, int]:
         """Number of channels of each map that so many views give, by name."""
@@ -75,7 +84,7 @@ class Ensemble:
         return {name: 1 if name in ENTROPIES else len(self.classes) for name in names}
 
     def maps(self, patches: NDArray[np.generic], views: Sequence[View]) -> Maps:
-        """All maps of the patches (B, *patch, channels), each float32 (B, *patch, C)."""
+        """All maps of the patches (B, *patch + 2 · context, channels), each float32 (B, *patch, C)."""
         return self.combined(self.answers(predictor, patches, views) for predictor in self.predictors)
 
     def answers(self, predictor: Predictor, patches: NDArray[np.generic], views: Sequence[View]) -> list[Floats]:
@@ -123,10 +132,15 @@ class Ensemble:
                 raise BadPredictor(f"predictor {name} must return probabilities that sum to 1, they are off by {off:g}")
             answer = whole.reshape(len(seen), *spatial, -1)
         else:
-            answer = view.undo(checked(predictor, predictor(seen), seen.shape))
+            spatial = tuple(size - 2 * self.context for size in seen.shape[1:-1])
+            answer = view.undo(checked(predictor, predictor(seen), (len(seen), *spatial, 0)))
         if max(self.classes) >= answer.shape[-1]:
             raise BadPredictor(f"class {max(self.classes)} was asked of a predictor of {answer.shape[-1]} classes")
         return answer if len(self.classes) == answer.shape[-1] else answer[..., list(self.classes)]
+
+
+def _context(predictor: Predictor) -> int:
+    return int(getattr(predictor, "context", 0))
 
 
 def entropy_bits(probability: Floats) -> Floats:

@@ -24,13 +24,30 @@ PAGE_BYTES = 2**26  # past what malloc would keep for itself; untouched parts co
 ReadBlock = Callable[[int, int, int, int], Block]
 
 
-def array_reader(array: NDArray[np.generic], grid: Grid) -> Callable[[tuple[int, ...]], Patch]:
-    """Return a reader of the grid's patches from an array (*shape_px, channels) of any rank."""
+def array_reader(
+    array: NDArray[np.generic], grid: Grid, context: int = 0
+) -> Callable[[tuple[int, ...]], Patch]:
+    """Return a reader of the grid's patches from an array (*shape_px, channels) of any rank.
+
+    Args:
+        context: pixels that each patch has more on every side, for predictors that want them; those beyond the
+            array are filled as `padded` does. What is valid is said of the patch without them.
+    """
     size = grid.patch_px
+    shape = array.shape[: len(size)]
 
     def read(start_px: tuple[int, ...]) -> Patch:
-        inside = tuple(slice(s, s + p) for s, p in zip(start_px, size, strict=True))
-        return padded(Patch(start_px, array[inside]), size)
+        edges = [(s - context, s + p + context) for s, p in zip(start_px, size, strict=True)]
+        inside = tuple(slice(max(0, low), high) for low, high in edges)
+        beyond = [(max(0, -low), max(0, high - n)) for (low, high), n in zip(edges, shape, strict=True)]
+        pixels = array[inside]
+        if any(map(any, beyond)):
+            pixels = np.pad(pixels, [*beyond, (0, 0)], mode="symmetric")
+        valid: NDArray[np.bool_] | None = None
+        if any(s + p > n for s, p, n in zip(start_px, size, shape, strict=True)):
+            valid = np.zeros(size, np.bool_)
+            valid[tuple(slice(0, n - s) for s, n in zip(start_px, shape, strict=True))] = True
+        return Patch(start_px, pixels, valid)
 
     return read
 

@@ -1,102 +1,35 @@
-"""The order of the data of a grade: slide → tissue → tiles → networks → grades of tiles → grade of the case."""
+"""`grade`: what a patient has, slides, MRI or both → the networks that are asked → one grade of the case."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from digipath.case import STATE_FILE, Case, file_identity
-from digipath.engine.views import views_of
-from digipath.errors import BadInput, CaseDiffers, SlideNotFound
-from digipath.files import disk_errors, read_json, write_json
-from digipath.grading.bag_networks import BagGraders, BagNetwork
-from digipath.grading.bag_networks import load as load_bag_network
+from digipath.errors import BadInput, CaseDiffers
+from digipath.grading import fusion, volume_networks
 from digipath.grading.bags import BagDraw
-from digipath.grading.explanations import Explainer, explainer_of
-from digipath.grading.graders import graders_of, refuse_idle
-from digipath.grading.maps import BAGS, predict_bags, predict_tiles
-from digipath.grading.reporting import OF_SLIDES, OWNED, write_case_report, write_grade_report
-from digipath.grading.tile_frames import Frame, SlideFrame, open_frame
-from digipath.grading.tile_networks import Graders, rule_of
+from digipath.grading.patient import Patient, slides_of
+from digipath.grading.slide_case import GALLERY, GradeSettings, Reading
+from digipath.grading.volume_case import VolumeSettings
+from digipath.grading.volume_files import VolumeFiles
 from digipath.measure.tile_grades import LEAST_CONFIDENCE, LEAST_SHARE
-from digipath.planning import stain_target
-from digipath.result import CASE_FILE, Grade, GradedSlide
-from digipath.run_record import heading
-from digipath.tiling import TileRule
-from digipath.values import Cancel, Card, Predictor, ProgressCallback
-from digipath.weights import DEFAULT_GRADER
+from digipath.result import CASE_FILE, Grade
+from digipath.values import Cancel, Predictor, ProgressCallback
+from digipath.weights import DEFAULT_FUSION, DEFAULT_GRADER, DEFAULT_VOLUME_GRADER, load_card
 
-RUN = "run.json"
-GALLERY = 3  # most, and least, certain tiles of each grade in the report
-
-
-@dataclass(frozen=True)
-class GradeSettings:
-    """What grades of tiles depend on besides slide and weights; None where the card decides.
-
-    Attributes: see `grade`.
-    """
-
-    views: int = 1
-    tile: int | None = None
-    least_tissue: float | None = None
-    tissue: str | None = None
-    at_mpp: float | None = None
-    stain: str | None = None
-    calibrated: bool = True
-    keep_members: bool = False
-    draw: BagDraw = field(default_factory=BagDraw)
-
-    def check(self) -> None:
-        """Refuse what cannot be, before anything is opened."""
-        views_of(self.views)
-        self.draw.check()
-        for name in ("tile", "least_tissue", "at_mpp"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < np.inf:
-                raise BadInput(f"{name} must be positive and finite, got {value}")
-
-    def applied_to(self, rule: TileRule) -> TileRule:
-        """The tiles that are graded, where a network asks for those of `rule`."""
-        if self.least_tissue is not None:
-            rule = replace(rule, least_tissue=self.least_tissue)
-        if self.tissue is not None:
-            rule = replace(rule, tissue=self.tissue)
-        rule.check()
-        return rule
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How the grades of tiles become one: both thresholds of the highest grade, and tiles shown for each grade."""
-
-    least_share: float = LEAST_SHARE
-    least_confidence: float = LEAST_CONFIDENCE
-    gallery: int = GALLERY
-
-    def check(self) -> None:
-        """Refuse what cannot be."""
-        for name in ("least_share", "least_confidence"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BadInput(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        if self.gallery < 0:
-            raise BadInput(f"gallery must be 0 or more tiles of each grade, got {self.gallery}")
+Paths = Sequence[str | Path]
 
 
 def grade(
-    slides: str | Path | Sequence[str | Path] | None = None,
-    volumes: object = None,
+    slides: str | Path | Paths | None = None,
+    volumes: Mapping[str, str | Path] | Paths | None = None,
     *,
-    weights: str = DEFAULT_GRADER,
+    weights: str | None = None,
     out: str | Path | None = None,
+    brain: str | Path | None = None,
+    tumour: str | Path | None = None,
+    slice_vox: int | None = None,
+    explanations: bool = True,
     views: int = 1,
     mpp: float | None = None,
     at_mpp: float | None = None,
@@ -119,18 +52,27 @@ def grade(
     progress: ProgressCallback | None = None,
     cancel: Cancel | None = None,
 ) -> Grade:
-    """Grade a case from its H&E slides, tile by tile, with a map and a report. For research use only.
+    """Grade glioma of one patient from H&E slides, from MRI, or from both. For research use only.
 
-    Truong et al. 2020: tiles of 1024 px at 20×, of which at least 90 % is tissue, each graded by itself. What they say
-    of the case is told in three ways (mean vote, majority vote, highest grade of which there is enough) beside the
-    share and the area of each grade.
+    Slides are graded tile by tile (Truong et al. 2020: tiles of 1024 px at 20×, of which at least 90 % is tissue),
+    with a map and a report. What they say of the case is told in three ways (mean vote, majority vote, highest grade
+    of which there is enough) beside the share and the area of each grade. MRI is graded by networks that look at the
+    whole brain, at the tumour or at one slice of it, and explained (Pereira et al. 2018, Lo et al. 2019). Both together
+    are fused by a soft vote (Lerousseau et al. 2020, section 2.3); of networks whose input is missing the result says
+    so.
 
     Args:
         slides: a slide, an image, a folder of tile images, or several of these of one case.
-        volumes: MRI; not in this version.
-        weights: name or path of a card that grades tiles (a network, a modular pair, or an ensemble of these), or
-            bags of tiles (a network or an ensemble, each at its own magnification).
-        out: the folder; default `<name>.grade` in the working directory. Several slides: one folder each inside.
+        volumes: modality ("t1", "t1c", "t2", "flair") → NIfTI file or folder of a DICOM series; or these files alone,
+            if their names say what they are. Skull-stripped, or with `brain`.
+        weights: name or path of a card that grades tiles (a network, a modular pair, or an ensemble of these), bags of
+            tiles, or volumes (a network or an ensemble), or that fuses several of these. None: the demonstration
+            weights for what is given.
+        out: the folder; default `<name>.grade` in the working directory. Several slides, and the members of a fusion,
+            have one folder each inside.
+        brain, tumour: masks of the volumes. slice_vox: the axial slice, counted from below, for networks of slices;
+            None: that of the largest tumour area. explanations: Grad-CAM and guided backpropagation of each network
+            for volumes, as NIfTI on the volumes' grid.
         views: 1, 2, 4 or 8 symmetries to average over; more than 1 gives the aleatoric map.
         mpp: µm per level-0 pixel, overrides the slide's own. at_mpp: µm per pixel to run at.
         tile: side of the tiles in pixels. least_tissue: share of a tile that must be tissue, in (0, 1].
@@ -145,189 +87,45 @@ def grade(
         groups, bag, bag_augmentation: for networks that see bags of tiles (`digipath.grading.bags`): how many random
             groups ("all": as many as hold every tile once) of how many tiles they see, changed as in training or not;
             None: as the card says.
-        predictors: your own callables (B, P, P, 3) uint8 → (B, C) instead of `weights`.
-        runtime, precision, resume, progress, cancel: as for `digipath.segment`.
+        predictors: your own callables (B, P, P, 3) uint8 → (B, C) instead of `weights`, for slides.
+        runtime, precision, resume, progress, cancel: as for `digipath.segment`; networks for volumes run on Keras.
 
     Raises:
         DigipathError: any branch of the tree in `digipath.errors`; nothing is half-written.
     """
-    paths = _paths(slides, volumes)
     settings = GradeSettings(
         views, tile, least_tissue, None if tissue is None else str(tissue), at_mpp,
         None if stain is None else str(stain), calibrated=calibrated, keep_members=keep_members,
         draw=BagDraw(groups, bag, bag_augmentation),
     )  # fmt: skip
-    reading = Reading(least_share, least_confidence, gallery)
-    settings.check()
-    reading.check()
-    graders = graders_of(
-        weights, predictors, tile_px=tile, calibrated=calibrated, runtime=runtime, precision=precision
-    )
-    refuse_idle(graders, settings.draw, {
-        name: getattr(settings, name) != getattr(GradeSettings(), name)
-        for name in ("views", "tile", "at_mpp", "calibrated", "keep_members")
-    })  # fmt: skip
-    _refuse_tissue_of_folders(settings, paths)
-    run = _Run(graders, settings, reading, mpp, resume, progress, cancel)
-    if len(paths) == 1:
-        folder = Path(out) if out is not None else Path.cwd() / f"{_stem(paths[0])}.grade"
-        if (folder / CASE_FILE).exists():
-            raise CaseDiffers(f"{folder} holds a case of several slides; choose another --out")
-        return Grade((run.grade(paths[0], folder),), folder)
-    folder = Path(out) if out is not None else Path.cwd() / "case.grade"
-    if (folder / STATE_FILE).exists():
-        raise CaseDiffers(f"{folder} holds the result of one slide; choose another --out")
-    found = Grade(tuple(run.grade(path, folder / _stem(path)) for path in paths), folder)
-    write_case_report(found, graders.cards)
-    return found
+    patient = Patient(
+        slides_of(slides), None if not volumes else VolumeFiles.of(volumes, brain, tumour), settings,
+        Reading(least_share, least_confidence, gallery), VolumeSettings(slice_vox, explanations), mpp,
+        None if predictors is None else tuple(predictors), runtime, precision, resume, progress, cancel,
+    )  # fmt: skip
+    patient.check(masks=brain is not None or tumour is not None)
+    return _graded(patient, weights, None if out is None else Path(out))
 
 
-def _refuse_tissue_of_folders(settings: GradeSettings, paths: Sequence[Path]) -> None:
-    """Raise BadInput where tissue was asked for in images that are all graded."""
-    folders = [path for path in paths if path.is_dir()]
-    asked = [name for name in ("tissue", "least_tissue") if getattr(settings, name) is not None]
-    if folders and asked:
-        said = " and ".join(asked)
-        raise BadInput(f"a folder's images are tiles that were chosen already; leave out {said}: {folders[0]}")
-
-
-def _paths(slides: str | Path | Sequence[str | Path] | None, volumes: object) -> list[Path]:
-    """The slides of the case. Raises BadInput: none, volumes, or two that would share a folder; SlideNotFound."""
-    if volumes is not None:
-        raise BadInput("grading from MRI is not in this version; give slides alone")
-    given = [slides] if isinstance(slides, str | Path) else list(slides or ())
-    paths = [Path(slide) for slide in given]
-    if not paths:
-        raise BadInput("expected at least one slide, image or folder of tiles to grade, got none")
-    names = [_stem(path) for path in paths]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise BadInput(f"expected slides of different names in a case, got {twice[0]} more than once")
-    for path in paths:
-        if not path.exists():
-            raise SlideNotFound(f"expected a slide, an image or a folder of tiles, found nothing: {path}")
-    return paths
-
-
-def _limits(cards: Sequence[Card]) -> list[str]:
-    """The first limit that each card states: what a reader must know before the grade."""
-    return list(dict.fromkeys(f"Weights: {card.record['limits'][0]}" for card in cards))
-
-
-def _stem(path: Path) -> str:
-    return path.resolve().name if path.is_dir() else path.stem
-
-
-@dataclass
-class _Run:
-    """What is the same for all slides of a case."""
-
-    graders: Graders | BagGraders
-    settings: GradeSettings
-    reading: Reading
-    mpp: float | None
-    resume: bool
-    progress: ProgressCallback | None
-    cancel: Cancel | None
-
-    @cached_property
-    def predictors(self) -> Sequence[Predictor]:
-        """Of tiles, made when the first slide with any needs them."""
-        return self.graders.load() if isinstance(self.graders, Graders) else ()
-
-    @cached_property
-    def bag_networks(self) -> list[BagNetwork]:
-        """Of bags, likewise."""
-        if isinstance(self.graders, Graders):
-            return []
-        return [load_bag_network(card, self.graders.choice) for card in self.graders.cards]
-
-    @cached_property
-    def explain(self) -> Explainer | None:
-        """What shows where in a tile a network looked, made when the first gallery needs it."""
-        return explainer_of(self.graders) if isinstance(self.graders, Graders) else None
-
-    def grade(self, path: Path, folder: Path) -> GradedSlide:
-        """Grade one slide into its folder, or go on there."""
-        began = time.perf_counter()
-        with self.opened(path, self.graders.rule) as (frame, notes):
-            planned_s = time.perf_counter() - began
-            owned = (*OWNED, *OF_SLIDES) if isinstance(frame, SlideFrame) else OWNED
-            owned = (*owned, BAGS) if isinstance(self.graders, BagGraders) else owned
-            held = Case(folder, "grade", self._identity(frame), owned=owned, resume=self.resume)
-            with disk_errors(folder), held as case:
-                if not case.done:
-                    if isinstance(self.graders, Graders):
-                        found = self._tiles(frame, self.graders, folder)
-                    else:
-                        found = self._bags(path, frame, self.graders, folder)
-                    found["timings_s"]["tissue"] = round(planned_s, 3)
-                    self._report(frame, self._record(frame, notes, found), folder)
-                elif (record := read_json(folder / RUN))["reading"] != asdict(self.reading):
-                    write_json(folder / RUN, record | {"reading": None})  # until the report is whole, it is of neither
-                    self._report(frame, record | {"reading": asdict(self.reading)}, folder)
-        return GradedSlide(folder)
-
-    @contextmanager
-    def opened(self, path: Path, rule: TileRule) -> Iterator[tuple[Frame, tuple[str, ...]]]:
-        """The tiles of a slide by a rule and the settings, and what is to be said of them."""
-        rule = self.settings.applied_to(rule)
-        asked_mpp = rule.mpp if self.settings.at_mpp is None else self.settings.at_mpp
-        target, notes = stain_target(
-            self.graders.stain, self.settings.stain, mpp=asked_mpp, told=bool(self.graders.cards)
-        )
-        with open_frame(path, rule, mpp=self.mpp, at_mpp=self.settings.at_mpp, stain=target) as frame:
-            yield frame, (*notes, *frame.notes)
-
-    def _tiles(self, frame: Frame, graders: Graders, folder: Path) -> dict[str, Any]:
-        views, keep = self.settings.views, self.settings.keep_members
-        return predict_tiles(
-            frame, graders, folder, load=lambda: self.predictors, views=views, keep_members=keep,
-            progress=self.progress, cancel=self.cancel,
-        )  # fmt: skip
-
-    def _bags(self, path: Path, frame: Frame, graders: BagGraders, folder: Path) -> dict[str, Any]:
-        """Grade by bags; each further network has tiles of its own magnification."""
-        with ExitStack() as stack:
-            others = [stack.enter_context(self.opened(path, rule_of(card))) for card in graders.cards[1:]]
-            found = predict_bags(
-                [frame, *(other for other, _ in others)], graders, self.settings.draw, folder,
-                load=lambda: self.bag_networks, progress=self.progress, cancel=self.cancel,
-            )  # fmt: skip
-        return found | {"bag_notes": list(dict.fromkeys(note for _, notes in others for note in notes))}
-
-    def _report(self, frame: Frame, record: dict[str, Any], folder: Path) -> None:
-        graders = self.graders
-        write_grade_report(folder, frame, record, graders.cards, lambda: self.explain, progress=self.progress)
-        write_json(folder / RUN, record)
-
-    def _identity(self, frame: Frame) -> dict[str, Any]:
-        """All that the maps depend on."""
-        rule = self.settings.applied_to(self.graders.rule)
-        tissue = Path(rule.tissue)
-        return {
-            "input": frame.identity(),
-            "weights": dict(self.graders.identity),
-            "settings": asdict(self.settings)
-            | asdict(rule)
-            | {"stain": frame.staining and frame.staining.target.to_record()}
-            | ({"tissue": file_identity(tissue)} if tissue.is_file() else {}),
-            "digipath": version("digipath"),
-        }
-
-    def _record(self, frame: Frame, notes: Sequence[str], found: dict[str, Any]) -> dict[str, Any]:
-        """The run record, `run.json`."""
-        rule = self.settings.applied_to(self.graders.rule)
-        return {
-            **heading("grade"),
-            "slide": frame.record(),
-            "weights": dict(self.graders.identity),
-            "classes": list(self.graders.classes),
-            "settings": asdict(self.settings)
-            | asdict(rule)
-            | ({} if isinstance(frame, SlideFrame) else {"least_tissue": None, "tissue": None})
-            | {"working_mpp": frame.tiles.mpp},
-            "stain": frame.staining and frame.staining.to_record(),
-            "reading": asdict(self.reading),
-            "notes": [*dict.fromkeys([*notes, *found.pop("bag_notes", ())]), *_limits(self.graders.cards)],
-            **found,
-        }
+def _graded(patient: Patient, weights: str | None, out: Path | None) -> Grade:
+    """By the weights named, or those of demonstration for what is given."""
+    folder = Path.cwd() / f"{patient.name}.grade" if out is None else out
+    if patient.predictors is not None:
+        return patient.slide_run(DEFAULT_GRADER).case(patient.slides, folder)
+    both = bool(patient.slides) and patient.files is not None
+    name = weights or (DEFAULT_FUSION if both else DEFAULT_GRADER if patient.slides else DEFAULT_VOLUME_GRADER)
+    card = load_card(name)
+    if card.record["kind"] == "fusion":
+        return fusion.grade_fused(fusion.published(card), patient, folder)
+    if both:
+        raise BadInput(f"{name} grades one modality; expected slides or volumes alone, or a fusion card")
+    if card.output != volume_networks.OUTPUT:
+        if not patient.slides:
+            raise BadInput(f"{name} grades slides; expected slides, got MRI volumes")
+        return patient.slide_run(name).case(patient.slides, folder)
+    if patient.files is None:
+        raise BadInput(f"{name} grades MRI; expected volumes, got slides")
+    if (folder / CASE_FILE).exists():
+        raise CaseDiffers(f"{folder} holds a case of several slides or modalities; choose another --out")
+    graders = volume_networks.published(name, calibrated=patient.settings.calibrated)
+    return Grade((), folder, (patient.volume(graders, folder),))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath.explain import GradCam
+from digipath.explanations import GradCam
 from digipath.grading.tile_networks import Graders, Member, modular_channels
 from digipath.networks import network_of
 from digipath.runtime import without_startup_notices

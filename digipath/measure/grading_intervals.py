@@ -20,6 +20,8 @@ from digipath.measure.grading_scores import (
     auroc_name,
     call_metrics,
     calls_or_called,
+    class_metrics,
+    name_of_class,
     scores,
     truth_and_probabilities,
 )
@@ -148,6 +150,11 @@ class _Cases:
             "macro_auroc": areas.mean(axis=1),
             "macro_auroc_by_threshold": np.where(np.isnan(areas).any(axis=1), np.nan, _areas(*pooled)),
             **{auroc_name(name): areas[:, grade] for grade, name in enumerate(self.classes)},
+            **{
+                name_of_class(metric, name): found[:, grade]
+                for metric, found in class_metrics(confusion).items()
+                for grade, name in enumerate(self.classes)
+            },
         }
 
     def _call_metrics(self, confusion: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

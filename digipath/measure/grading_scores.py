@@ -5,7 +5,8 @@ once, so that intervals (`digipath.measure.grading_intervals`) score each draw e
 
 References:
     Truong et al. 2020, "Evaluation": macro-averages of accuracy (ACCM) and of ROC curves. Lerousseau et al. 2020,
-    section 3: balanced accuracy, kappa, micro F1. Cohen 1960, doi:10.1177/001316446002000104, and 1968,
+    section 3: balanced accuracy, kappa, micro F1. Lo et al. 2019, section 3: accuracy, sensitivity and specificity of
+    each grade against the others. Cohen 1960, doi:10.1177/001316446002000104, and 1968,
     doi:10.1037/h0026256 (kappa). Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747 (AUROC).
     Fawcett 2006, doi:10.1016/j.patrec.2005.10.010, section 9 (vertical and threshold averages of ROC curves).
 """
@@ -13,7 +14,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,28 @@ from digipath.measure.tile_grades import Floats, Ints, called, class_probabiliti
 
 MOST_POINTS = 200  # of a curve in a plot
 CALL_METRICS = ("accuracy", "balanced_accuracy", "kappa", "quadratic_kappa", "micro_f1", "macro_f1", "macro_accuracy")
+CLASS_METRICS = ("precision", "recall", "specificity", "f1", "accuracy")  # of a class against the rest
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Calls of one class against the rest; None where the data leave one undefined.
+
+    Attributes:
+        precision: share that is right of what was called the class; None where nothing was.
+        recall: share of the class that was called it, its sensitivity; None where there is none of it.
+        specificity: share of the rest that was not called it; None where there is no rest.
+        f1: harmonic mean of precision and recall; None where the class neither occurs nor is called.
+        accuracy: share that is right about being of the class or not.
+        support: how many are of the class in truth.
+    """
+
+    precision: float | None
+    recall: float | None
+    specificity: float | None
+    f1: float | None
+    accuracy: float | None
+    support: int
 
 
 @dataclass(frozen=True)
@@ -47,6 +70,7 @@ class GradingScores:
             of their areas; None where a class is absent.
         macro_auroc_by_threshold: area under Truong's macro-average curve, the means of true- and of false-positive
             rates at each threshold; None where a class is absent.
+        by_class: class → its calls against the rest.
     """
 
     classes: tuple[str, ...]
@@ -62,17 +86,27 @@ class GradingScores:
     auroc: Mapping[str, float | None]
     macro_auroc: float | None
     macro_auroc_by_threshold: float | None
+    by_class: Mapping[str, ClassScores]
 
     def metrics(self) -> dict[str, float | None]:
-        """All single numbers by name; the AUROC of one class as "auroc of <class>"."""
+        """All single numbers by name; those of one class as "auroc of <class>", "precision of <class>" and so on."""
         single = (*CALL_METRICS, "macro_auroc", "macro_auroc_by_threshold")
-        return {name: getattr(self, name) for name in single} | {auroc_name(one): v for one, v in self.auroc.items()}
+        return {
+            **{name: getattr(self, name) for name in single},
+            **{auroc_name(name): value for name, value in self.auroc.items()},
+            **{
+                name_of_class(metric, name): getattr(found, metric)
+                for metric in CLASS_METRICS
+                for name, found in self.by_class.items()
+            },
+        }
 
     def to_record(self) -> dict[str, Any]:
         """As JSON."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
         lists = {"classes": list(self.classes), "confusion": [list(row) for row in self.confusion]}
-        return plain | lists | {"auroc": dict(self.auroc)}
+        by_class = {name: asdict(found) for name, found in self.by_class.items()}
+        return plain | lists | {"auroc": dict(self.auroc), "by_class": by_class}
 
 
 @dataclass(frozen=True)
@@ -137,6 +171,7 @@ def scores(
         auroc=dict(zip(classes, areas, strict=True)),
         macro_auroc=_mean(areas),
         macro_auroc_by_threshold=None if None in areas else _area_by_threshold(true, values),
+        by_class=_by_class(matrix, classes),
     )
 
 
@@ -218,10 +253,10 @@ def confusion_matrices(truth: Ints, calls: Ints, count: int) -> Ints:
 def call_metrics(confusion: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
     """`CALL_METRICS` of confusion matrices (…, C, C), each (…); NaN where undefined. See `GradingScores`."""
     matrix = np.asarray(confusion, np.float64)
-    right, true, call = np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(axis=-1), matrix.sum(axis=-2)
-    total, grades = true.sum(axis=-1), np.arange(matrix.shape[-1])
-    expected = true[..., :, None] * call[..., None, :] / np.where(total > 0, total, 1)[..., None, None]
-    accuracy = _ratio(right.sum(axis=-1), total)
+    right, true, call, total = _counts(matrix)
+    grades, by_class = np.arange(matrix.shape[-1]), class_metrics(matrix)
+    expected = true[..., :, None] * call[..., None, :] / np.where(total > 0, total, 1)[..., None]
+    accuracy = _ratio(right.sum(axis=-1), total[..., 0])
     wrong = {"kappa": grades[:, None] != grades, "quadratic_kappa": (grades[:, None] - grades) ** 2}
     kappas = {
         name: 1 - _ratio((weight * matrix).sum(axis=(-2, -1)), (weight * expected).sum(axis=(-2, -1)))
@@ -229,17 +264,50 @@ def call_metrics(confusion: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
     }
     return {
         "accuracy": accuracy,
-        "balanced_accuracy": _mean_of_defined(_ratio(right, true)),
+        "balanced_accuracy": _mean_of_defined(by_class["recall"]),
         **kappas,
         "micro_f1": accuracy,
-        "macro_f1": _mean_of_defined(_ratio(2 * right, true + call)),
-        "macro_accuracy": _ratio(total[..., None] - true - call + 2 * right, total[..., None]).mean(axis=-1),
+        "macro_f1": _mean_of_defined(by_class["f1"]),
+        "macro_accuracy": by_class["accuracy"].mean(axis=-1),
     }
+
+
+def class_metrics(confusion: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    """`CLASS_METRICS` of confusion matrices (…, C, C), each (…, C); NaN where undefined. See `ClassScores`."""
+    right, true, call, total = _counts(np.asarray(confusion, np.float64))
+    neither = total - true - call + right
+    return {
+        "precision": _ratio(right, call),
+        "recall": _ratio(right, true),
+        "specificity": _ratio(neither, total - true),
+        "f1": _ratio(2 * right, true + call),
+        "accuracy": _ratio(right + neither, total),
+    }
+
+
+def _counts(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Of matrices (…, C, C): how many of each class are right, truly it and called it, (…, C), and all, (…, 1)."""
+    true = matrix.sum(axis=-1)
+    right = np.diagonal(matrix, axis1=-2, axis2=-1)
+    return right, true, matrix.sum(axis=-2), true.sum(axis=-1, keepdims=True)
 
 
 def auroc_name(name: str) -> str:
     """How the AUROC of a class is called among `GradingScores.metrics`."""
-    return f"auroc of {name}"
+    return name_of_class("auroc", name)
+
+
+def name_of_class(metric: str, name: str) -> str:
+    """How "auroc" or one of `CLASS_METRICS` of a class is called among `GradingScores.metrics`."""
+    return f"{metric} of {name}"
+
+
+def _by_class(matrix: Ints, classes: Sequence[str]) -> dict[str, ClassScores]:
+    found = class_metrics(matrix)
+    return {
+        name: ClassScores(**{key: _number(each[at]) for key, each in found.items()}, support=int(matrix[at].sum()))
+        for at, name in enumerate(classes)
+    }
 
 
 def _one_against_rest(true: Ints, values: Floats) -> tuple[NDArray[np.bool_], Floats, NDArray[np.float64]]:

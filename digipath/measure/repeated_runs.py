@@ -1,16 +1,17 @@
-"""Comparing graders: repeated runs by a t-test, the members of an ensemble by leaving them out.
+"""Comparing graders: repeated runs by a t-test, folds by their spread, an ensemble's members by leaving them out.
 
 References:
     Truong et al. 2020, "Evaluation" (standard t-test between runs that were trained alike) and Figure 3. Student 1908,
     doi:10.1093/biomet/6.1.1; Welch 1947, doi:10.1093/biomet/34.1-2.28. Lerousseau et al. 2020, section 3.2 (the
-    worst networks dropped by validation, soft vote of the rest) and 3.3 (ablation).
+    worst networks dropped by validation, soft vote of the rest) and 3.3 (ablation). Lo et al. 2019, section 2.5 (mean
+    and standard deviation of ten folds).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,24 @@ class Comparison:
         """As JSON."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One score over the folds of a cross-validation.
+
+    Attributes:
+        count: folds that define it. mean: of these, None of none. standard_deviation: that of a sample (n − 1), None of
+            fewer than two.
+    """
+
+    count: int
+    mean: float | None
+    standard_deviation: float | None
+
+    def to_record(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -100,6 +119,32 @@ def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
     return Comparison((len(runs[0]), len(runs[1])), (means[0], means[1]), (spreads[0], spreads[1]), **tests)
 
 
+def across_folds(records: Sequence[Mapping[str, float | None]]) -> dict[str, Spread]:
+    """Mean and standard deviation of each score over the folds of a cross-validation.
+
+    A fold that leaves a score undefined, as one without a class does, does not count for it.
+
+    Args:
+        records: of each fold, score → value, such as `GradingScores.metrics`; None or absent: undefined.
+
+    Returns:
+        Every score that any fold names, in the order in which they first appear.
+
+    Raises:
+        BadInput: no fold, or a score that is not finite.
+    """
+    if not records:
+        raise BadInput("expected the scores of at least one fold, got none")
+    found = {}
+    for name in dict.fromkeys(name for record in records for name in record):
+        values = [value for record in records if (value := record.get(name)) is not None]
+        if not all(map(math.isfinite, values)):
+            raise BadInput(f"expected finite numbers or None as {name} of the folds, got {values}")
+        mean = math.fsum(values) / len(values) if values else None
+        found[name] = Spread(len(values), mean, float(np.std(values, ddof=1)) if len(values) > 1 else None)
+    return found
+
+
 def ablation(
     member_probabilities: Mapping[str, ArrayLike],
     truth: ArrayLike,
@@ -140,17 +185,25 @@ def ablation(
     return [AblationRow(kind, group, members, scored(members)) for kind, group, members in votes]
 
 
-def soft_vote(members: Sequence[ArrayLike]) -> NDArray[np.float64]:
+def soft_vote(members: Sequence[ArrayLike], weights: Sequence[float] | None = None) -> NDArray[np.float64]:
     """Mean of the members' probabilities, (n, C).
 
+    Args:
+        weights: of each member in the mean, ≥ 0, only their proportions count; None: all alike.
+
     Raises:
-        BadInput: no member, shapes that differ, or values that are no probabilities.
+        BadInput: no member, shapes that differ, values that are no probabilities, or weights that leave no vote.
     """
     each = [class_probabilities(one).astype(np.float64) for one in members]
     shapes = {one.shape for one in each}
     if len(shapes) != 1:
         raise BadInput(f"expected members with probabilities of one shape, got {sorted(shapes) or 'no member'}")
-    return np.mean(each, axis=0)
+    if weights is None:
+        return np.mean(each, axis=0)
+    shares = np.asarray(weights, np.float64)
+    if shares.shape != (len(each),) or not (np.isfinite(shares) & (shares >= 0)).all() or not shares.any():
+        raise BadInput(f"expected a weight ≥ 0 for each of {len(each)} members, and not all 0, got {list(weights)}")
+    return np.average(each, axis=0, weights=shares)
 
 
 def drop_worst(validation_scores: Mapping[str, float], drop: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Published weights into networks of our own: Keras 2 files, and two PyTorch files.
+"""Published weights into networks of our own: Keras 2 files, and three PyTorch files.
 
 Layers are paired by name, "/" read as "_". Names that Keras gave by counting (conv2d_203) differ from
 session to session; those layers are paired in the networks' order, kind by kind, as Keras itself does.
@@ -10,6 +10,7 @@ What fits what (`load_encoder`; the networks' encoders are those of the files, l
   qubvel: `unet` with that backbone. Xception's first two convolutions are padded here. DenseNet121 and
   EfficientNet-B0 also: `densenet121` and `efficientnet-b0`, and `mil` with that embedder.
 - torchvision's ResNet18, a PyTorch file: `resnet18`, and `mil` with that embedder. Not qubvel's, which is another.
+- torchvision's AlexNet, a PyTorch file: `alexnet` in one column, all but its last layer.
 - DeepLabV3+ on Pascal VOC (bonlime): `deeplabv3plus` with backbone "xception", encoder and decoder. The
   Xception of keras.applications does not fit there: DeepLab's is deeper, its separable convolutions have a
   norm inside, and strides replace its poolings.
@@ -26,6 +27,7 @@ from pathlib import Path
 import keras
 
 from digipath.errors import BadInput
+from digipath.nn.alexnet import is_alexnet, load_alexnet
 from digipath.nn.efficientnet_lite import load_efficientnet_lite0
 from digipath.nn.encoder import BEHIND, body_layers, encoder_layers
 from digipath.nn.legacy_h5 import StoredLayer, open_legacy
@@ -62,11 +64,14 @@ def load_encoder(network: keras.Model, file: str | Path) -> int:
     0–255, and with another a frozen encoder is of no use, as its first layer is a norm.
 
     Raises:
-        BadInput: as `load_legacy`; also a PyTorch file other than that of the network's ResNet18 or EfficientNet-Lite0.
+        BadInput: as `load_legacy`; also a PyTorch file other than that of the network's ResNet18, AlexNet or
+            EfficientNet-Lite0.
     """
     path = Path(file)
     if path.suffix == ".pth":
-        return (load_resnet18 if is_resnet18(network) else load_efficientnet_lite0)(network, path)
+        if is_resnet18(network):
+            return load_resnet18(network, path)
+        return (load_alexnet if is_alexnet(network) else load_efficientnet_lite0)(network, path)
     with open_legacy(path) as found:
         stored = [layer for layer in found if not NOT_FEATURES.fullmatch(layer.name)]
         encoder, body = encoder_layers(network), body_layers(network)

@@ -41,13 +41,25 @@ from digipath.report.readouts import look_here_geojson
 from digipath.report.segmentation_page import ReportInput, report_html
 from digipath.report.stage_page import stage_page
 from digipath.report.summary import NOTICE, Tally, summary, tally
+from digipath.report.volume_figures import Scene, centre_of, stacked, three_planes
+from digipath.report.volume_page import (
+    FusionInput,
+    Shown,
+    VerdictInput,
+    VolumeGradeInput,
+    VolumePictures,
+    VoteInput,
+    fusion_page,
+    volume_page,
+)
 
 __all__ = [
     "NOTICE", "AblationInput", "AblationRow", "BagInput", "BurdenInput", "BurdenRuleInput", "CaseGradeInput",
-    "ComparisonInput", "ErrorFindingInput", "EvaluationInput", "GalleryInput", "GradeInput", "GradingInput",
-    "LevelInput", "LookHereInput", "MetastasesInput", "MetastasisInput", "NodeInput", "ReadoutInput",
-    "ReliabilityInput", "ReportInput", "RocInput", "StageInput", "Tally", "TileFrame", "TileLedger", "TilePicture",
-    "case_grade_page", "contact_sheet", "evaluation_page", "grade_geojson", "grade_overlay",
-    "grade_page", "grading_page", "intensity", "lesions_geojson", "look_here_geojson", "overlay_png", "report_html",
-    "stage_page", "summary", "tally", "tile_colour", "tile_overlay", "with_heat",
+    "ComparisonInput", "ErrorFindingInput", "EvaluationInput", "FusionInput", "GalleryInput", "GradeInput",
+    "GradingInput", "LevelInput", "LookHereInput", "MetastasesInput", "MetastasisInput", "NodeInput", "ReadoutInput",
+    "ReliabilityInput", "ReportInput", "RocInput", "Scene", "Shown", "StageInput", "Tally", "TileFrame", "TileLedger",
+    "TilePicture", "VerdictInput", "VolumeGradeInput", "VolumePictures", "VoteInput", "case_grade_page", "centre_of",
+    "contact_sheet", "evaluation_page", "fusion_page", "grade_geojson", "grade_overlay", "grade_page", "grading_page",
+    "intensity", "lesions_geojson", "look_here_geojson", "overlay_png", "report_html", "stacked", "stage_page",
+    "summary", "tally", "three_planes", "tile_colour", "tile_overlay", "volume_page", "with_heat",
 ]  # fmt: skip

@@ -193,6 +193,9 @@ class CaseGradeInput:
     cards: Sequence[Mapping[str, Any]] = ()
 
 
+Measured = tuple[float | None, tuple[float, float] | None]  # a value and its interval (low, high)
+
+
 @dataclass(frozen=True)
 class RocInput:
     """A ROC curve: rising rates; area: under it, None where it is undefined."""
@@ -215,6 +218,7 @@ class LevelInput:
         truth: index of the true class of each; probabilities: (n, K) of the same; both for plots, may be empty.
         names: of the same, to be listed; empty: no list.
         calls: what each was called, where that may not be its most probable class; empty: that class.
+        by_class: class → measure of it against the rest → value and interval, as `scores` and `intervals`.
     """
 
     level: str
@@ -228,6 +232,7 @@ class LevelInput:
     probabilities: Sequence[Sequence[float]] = ()
     names: Sequence[str] = ()
     calls: Sequence[int] = ()
+    by_class: Mapping[str, Mapping[str, Measured]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

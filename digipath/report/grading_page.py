@@ -14,6 +14,8 @@ from digipath.report.plots import MOST_POINTS
 from digipath.values import most_probable
 
 LISTED = 500  # rows of a level's list
+TITLES = {"auroc": "AUROC"}
+AGAINST_REST = "Each class against the rest; recall is the class's sensitivity."
 ROC = "ROC curves of each class against the rest; macro (grey): their true positive rates averaged at each false one."
 
 
@@ -43,8 +45,8 @@ def _overview(given: GradingInput) -> str:
 
 
 def _level(level: LevelInput, given: GradingInput) -> str:
-    parts = [_scores(level, given), _confusion(level), _roc(level), *_probabilities(level), _list(level)]
-    return markup.section(f"Per {level.level}", *parts)
+    numbers = [_scores(level, given), _by_class(level), _confusion(level), _roc(level)]
+    return markup.section(f"Per {level.level}", *numbers, *_probabilities(level), _list(level))
 
 
 def _scores(level: LevelInput, given: GradingInput) -> str:
@@ -57,6 +59,20 @@ def _scores(level: LevelInput, given: GradingInput) -> str:
     ]
     told = f"Intervals by drawing {given.resampled} again with replacement (bootstrap)."
     return markup.paragraph(told, "soft") + markup.table(("Score", "Value", title), rows)
+
+
+def _by_class(level: LevelInput) -> str:
+    """A row for each class: how many are of it in truth, then each measure with its interval."""
+    if not level.by_class:
+        return ""
+    measures = list(dict.fromkeys(name for measured in level.by_class.values() for name in measured))
+    true = {name: f"{sum(row):,}" for name, row in zip(level.classes, level.confusion, strict=False)}
+    rows = [
+        (name, true.get(name, "–"), *(_with_interval(*measured.get(measure, (None, None))) for measure in measures))
+        for name, measured in level.by_class.items()
+    ]
+    titles = (TITLES.get(measure, markup.label(measure).capitalize()) for measure in measures)
+    return markup.paragraph(AGAINST_REST, "soft") + markup.table(("Class", "In truth", *titles), rows)
 
 
 def _confusion(level: LevelInput) -> str:
@@ -157,6 +173,10 @@ def _ablation(given: AblationInput) -> str:
     table = markup.table(("Variant", given.measure, "Interval"), rows)
     plot = markup.plot(grade_plots.ablation_bars(given), f"{given.measure} of each variant, with its interval.", table)
     return markup.section(f"Ablation: {given.title}", plot)
+
+
+def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
+    return _number(value) if interval is None else f"{_number(value)} ({_interval(interval)})"
 
 
 def _interval(interval: tuple[float, float] | None) -> str:

@@ -6,11 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from digipath.training.bag_plan import BagPlan, BagRun, Snapshot, slides_by_class
-from digipath.training.bag_results import LEVELS, Chosen
+from digipath.training.bag_plan import BagPlan, BagRun, Snapshot
+from digipath.training.bag_results import Chosen
 from digipath.training.encoders import encoder_name
-from digipath.training.grading_cards import DIGITS, TOLD, ending, heading, split_of, training_of
-from digipath.training.grading_results import ALL, Scores
+from digipath.training.grading_cards import (
+    DIGITS,
+    TOLD,
+    ending,
+    few_slides,
+    heading,
+    metrics_told,
+    split_of,
+    training_of,
+)
+from digipath.training.grading_plan import cases_by_class
+from digipath.training.grading_results import Scores
 
 UNCALIBRATED = "Not calibrated: probabilities rank slides, they are no frequencies."
 CALLED = "One network calls the hard vote over its groups of tiles, several their soft vote; AUROC is of the means."
@@ -40,7 +50,7 @@ def network_card(
         "schedule": dict(trained["schedule"]),
     }
     return {
-        **heading(plan, name, "network", "bag", plan.config.data.classes),
+        **heading(plan.config.card, name, "network", "bag", plan.config.data.classes),
         "network": config.network.spec(len(config.data.classes), config.bags.crop),
         "input": _input(plan, run, trained),
         "file": f"{name}.weights.h5",
@@ -55,7 +65,7 @@ def network_card(
             **{key: trained[key] for key in kept},
             "settings": settings,
         },
-        **ending(plan, metrics, _limits(plan)),
+        **ending(plan.config.card, metrics, _limits(plan)),
     }
 
 
@@ -67,7 +77,7 @@ def ensemble_card(
     finest = min(runs.values(), key=lambda run: run.mpp)
     seeds = dict.fromkeys(run.seed for run in runs.values())
     return {
-        **heading(plan, plan.config.card.name, "ensemble", "bag", plan.config.data.classes),
+        **heading(plan.config.card, plan.config.card.name, "ensemble", "bag", plan.config.data.classes),
         "members": [f"{plan.config.card.name}-{name}" for name in runs],
         "input": _input(plan, finest, records[finest.name]),
         "training": {
@@ -77,7 +87,7 @@ def ensemble_card(
             "left_out": [name for name in chosen.validation if name not in chosen.kept],
             "chosen_by": f"{plan.config.ensemble.measure} on the validation slides",
         },
-        **ending(plan, metrics, _limits(plan)),
+        **ending(plan.config.card, metrics, _limits(plan)),
     }
 
 
@@ -95,18 +105,7 @@ def validation_metrics(plan: BagPlan, chosen: Chosen, name: str) -> list[dict[st
 def test_metrics(plan: BagPlan, found: Scores) -> list[dict[str, Any]]:
     """Metrics of a snapshot, or of the ensemble, on the test slides, with bootstrap intervals by case."""
     split = f"{split_of(plan)}; test: held out, which nothing in training or choosing saw"
-    made = []
-    for question, levels in found.items():
-        for level in LEVELS:
-            record = levels[level]
-            for key, told in TOLD.items():
-                if (value := record["metrics"][key]) is None:
-                    continue
-                pair = record["intervals"]["intervals"][key]
-                about = {} if pair is None else {"interval": [round(end, DIGITS) for end in pair]}
-                where = f"{told}, {level}s" + ("" if question == ALL else f", {question}")
-                made.append({**_metric(where, value, _data(plan, "test"), split), **about})
-    return made
+    return metrics_told(found, lambda _, __: _data(plan, "test"), split)
 
 
 def _metric(name: str, value: float, data: str, split: str) -> dict[str, Any]:
@@ -114,7 +113,7 @@ def _metric(name: str, value: float, data: str, split: str) -> dict[str, Any]:
 
 
 def _data(plan: BagPlan, part: str) -> str:
-    return f"{plan.manifest.path.name}: {slides_by_class(getattr(plan.split, part), plan.config.data.classes)}"
+    return f"{plan.manifest.path.name}: {cases_by_class(getattr(plan.split, part), plan.config.data.classes)}"
 
 
 def _input(plan: BagPlan, run: BagRun, trained: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,9 +140,9 @@ def _augmentation(plan: BagPlan) -> dict[str, Any] | None:
 
 
 def _limits(plan: BagPlan) -> list[str]:
-    network = plan.config.network
+    network, limits = plan.config.network, [few_slides(plan.manifest.cases), RANDOM, UNCALIBRATED, CALLED]
     if not network.frozen:
-        return [RANDOM, UNCALIBRATED, CALLED]
+        return limits
     begins = "random weights" if network.encoder is None else f"those of {encoder_name(network.encoder)}"
     frozen = f"Only pooling and head were trained on slides; the embedder's weights are {begins}."
-    return [RANDOM, UNCALIBRATED, CALLED, frozen]
+    return [*limits, frozen]

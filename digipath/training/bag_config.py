@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from digipath import slide_stain
-from digipath.errors import BadInput, UnknownWeights
+from digipath.errors import BadInput
 from digipath.stain import StainReference
-from digipath.tile_augment import TileAugmentation
+from digipath.tile_augment import PRESETS, TileAugmentation
 from digipath.tiling import TileRule
 from digipath.training.config import CardText, stain_setting
 from digipath.training.encoders import encoder_name
 from digipath.training.grading_config import DERIVED, TISSUES, GradedData, TileSplit, augmentation_of
 from digipath.training.schedule import Schedule
-from digipath.training.sections import NONE, CardName, T, parsed, read_toml, typed
+from digipath.training.sections import NONE, CardName, T, check_top, parsed, read_settings, typed
 from digipath.training.tile_draw import LEAST_LABEL
 from digipath.weights import load_card
 
@@ -214,14 +214,7 @@ def read_bag_config(path: str | Path, *, seed: int | None = None) -> BagConfig:
         NotFound: no such file. BadInput: no TOML, a key or section that does not exist, a value of the wrong type or
             out of range; the message names file, section and key. UnknownWeights: no card for an encoder.
     """
-    path = Path(path)
-    table = read_toml(path)
-    try:
-        config = _config(table if seed is None else {**table, "seed": seed}, path.parent)
-        config.check()
-    except (BadInput, UnknownWeights) as error:
-        raise type(error)(f"{error}: {path}") from error
-    return config
+    return read_settings(Path(path), _config, seed=seed)
 
 
 def bag_example() -> str:
@@ -233,10 +226,7 @@ SECTIONS = ("task", "seed", "data", "bags", "split", "network", "schedule", "aug
 
 
 def _config(table: Mapping[str, Any], base: Path) -> BagConfig:
-    if unknown := [key for key in table if key not in SECTIONS]:
-        raise BadInput(f"there is no {unknown[0]!r}; known at the top are {', '.join(SECTIONS)}")
-    if table.get("task") != TASK:
-        raise BadInput(f'expected task = "{TASK}", got {table.get("task")!r}')
+    check_top(table, SECTIONS, TASK)
 
     def section(name: str, kind: type[T], own: Mapping[str, Any] | None = None, **given: Any) -> T:  # noqa: ANN401
         said = table.get(name, {})
@@ -266,4 +256,4 @@ def _scaled(network: BagNetworkSettings, said: Mapping[str, Any]) -> BagNetworkS
 def _changes(table: object, base: Path) -> TileAugmentation | None:
     if not isinstance(table, dict):
         raise BadInput(f"[augmentation] must be a section, got {table!r}")
-    return augmentation_of({"preset": PRESET, **table}, "[augmentation]", base)
+    return augmentation_of({"preset": PRESET, **table}, "[augmentation]", base, PRESETS)

@@ -26,9 +26,9 @@ from digipath.training.bag_config import BagConfig
 from digipath.training.bag_outcome import write_outcome
 from digipath.training.bag_plan import BagPlan, CellsBySlide, prepare_bags, survey
 from digipath.training.bag_results import bag_scores, chosen
+from digipath.training.cases import PARTS
 from digipath.training.folder import TrainingResult, in_folder
 from digipath.training.grading_pages import write_bag_page
-from digipath.training.manifest import PARTS
 from digipath.values import Cancel, ProgressCallback
 
 TABLE, CELLS, PAGE = "tiles.csv", "tiles.npz", "evaluation.html"

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from digipath.errors import BadInput, ResolutionTooLow
 from digipath.files import write_atomically
-from digipath.networks import LONGEST_REASON
 from digipath.runtime import without_startup_notices
 from digipath.slide import open_slide
 from digipath.tiling import tiles_at
 from digipath.training.bag_config import BagConfig, mpp_name, read_bag_config
-from digipath.training.encoders import encoder_of
-from digipath.training.grading_plan import SEEDS, counted
-from digipath.training.manifest import PARTS, Manifest, TrainingCase
+from digipath.training.cases import PARTS
+from digipath.training.encoders import parameters_of
+from digipath.training.grading_plan import SEEDS, cases_by_class, counted
+from digipath.training.manifest import Manifest, TrainingCase
 from digipath.training.schedule import Schedule
 from digipath.training.splits import Split, holdout
 from digipath.training.tile_draw import Cell, look_at_each
@@ -59,7 +59,7 @@ class BagPlan:
 
     config: BagConfig
     manifest: Manifest
-    split: Split
+    split: Split[TrainingCase]
     runs: tuple[BagRun, ...]
     parameters: int
 
@@ -83,7 +83,7 @@ class BagPlan:
         config, network = self.config, self.config.network
         found = [f"{counted(self.manifest.cases)}: {self.manifest.path}"]
         for part in PARTS:
-            found.append(f"{part}: {slides_by_class(getattr(self.split, part), config.data.classes)}")
+            found.append(f"{part}: {cases_by_class(getattr(self.split, part), config.data.classes)}")
         if outlined := sum(case.annotation is not None for case in self.manifest.cases):
             found.append(f"outlines of {outlined} slides are not used: a slide is of its label")
         begins = "random weights" if network.encoder is None else f"weights of {network.encoder}"
@@ -198,12 +198,6 @@ def _pairs(cells: NDArray[np.int64]) -> Cells:
     return tuple((int(row), int(column)) for row, column in cells)
 
 
-def slides_by_class(cases: Sequence[TrainingCase], classes: Sequence[str]) -> str:
-    """Numbers of slides, in words."""
-    each = ", ".join(f"{sum(case.label == name for case in cases)} of {name}" for name in classes)
-    return f"{counted(cases)}: {each}"
-
-
 def _snapshot(run: str, before: int) -> Snapshot:
     return Snapshot(f"{run}-{LAST}" if before == 0 else f"{run}-minus-{before}", before)
 
@@ -229,14 +223,7 @@ def _fine_enough(config: BagConfig, mpp: float) -> bool:
 
 def _parameters(config: BagConfig) -> int:
     """Parameters of a network, which is built once to see that it can be, and that crop and encoder fit."""
-    from digipath.nn import build  # here, because it imports Keras and its backend
-
     asked = config.network
     spec = asked.spec(len(config.data.classes), config.bags.crop)
-    try:
-        network = build(spec["name"], **spec["config"], remat=asked.remat)
-        if (encoder := encoder_of(asked.encoder)) is not None:
-            encoder.load(network)
-    except (BadInput, TypeError, ValueError) as error:  # the last two: what Keras says of a wrong kind of value
-        raise BadInput(f"[network] {' '.join(str(error).split())[:LONGEST_REASON]}") from error
-    return int(network.count_params())
+    spec["config"]["remat"] = asked.remat
+    return parameters_of(spec, asked.encoder, "[network]")

@@ -1,11 +1,13 @@
-"""Weights that a network begins with: a published encoder's file, or a network that was trained here before."""
+"""Weights that a network begins with: a published encoder's file, or a network trained here before; do they fit?"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from digipath.errors import BadInput
+from digipath.networks import LONGEST_REASON
 from digipath.values import Card, Scaling
 from digipath.weights import load_card, verify
 
@@ -46,6 +48,29 @@ def encoder_of(name: str | None) -> Encoder | None:
     if "file" not in card.record:
         raise BadInput(f"expected an encoder with weights of its own, {card.name} is of kind {card.record['kind']}")
     return Encoder(card, {"name": card.name, "sha256": verify(card)})
+
+
+def parameters_of(
+    spec: Mapping[str, Any], encoder: str | None, where: str, check: Callable[[keras.Model], object] = lambda _: None
+) -> int:
+    """Parameters of a network, which is built once to see that it can be, that `check` takes it and the encoder fits.
+
+    Args:
+        where: the network's section, for the message.
+
+    Raises:
+        BadInput: what the builder, `check` or the encoder say, in one line. UnknownWeights, WeightsCorrupt.
+    """
+    from digipath.nn import build  # here, because it imports Keras and its backend
+
+    try:
+        network = build(spec["name"], **spec["config"])
+        check(network)
+        if (begins := encoder_of(encoder)) is not None:
+            begins.load(network)
+    except (BadInput, TypeError, ValueError) as error:  # the last two: what Keras says of a wrong kind of value
+        raise BadInput(f"{where} {' '.join(str(error).split())[:LONGEST_REASON]}") from error
+    return int(network.count_params())
 
 
 def encoder_name(encoder: str | None) -> str | None:

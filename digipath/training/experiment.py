@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ from digipath.training.outcome import write_outcome
 from digipath.training.plan import Plan, prepare
 from digipath.training.runs import FINAL, Round, Run
 from digipath.training.schedule import Schedule
+from digipath.training.volume_config import TASK as VOLUMES
+from digipath.training.volume_config import VolumeConfig
 from digipath.values import Cancel, Progress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Config | TileConfig | BagConfig | str | Path,
+    config: Config | TileConfig | BagConfig | VolumeConfig | str | Path,
     *,
     out: str | Path | None = None,
     seed: int | None = None,
@@ -51,7 +53,8 @@ def train(
     Args:
         config: a `digipath.training.config.Config`, for tile classifiers a
             `digipath.training.grading_config.TileConfig`, for bags of tiles a
-            `digipath.training.bag_config.BagConfig`, or the path of the TOML file of any of them.
+            `digipath.training.bag_config.BagConfig`, for networks of MRI a
+            `digipath.training.volume_config.VolumeConfig`, or the path of the TOML file of any of them.
         out: the folder; default `<the card's name>.training` in the working directory.
         seed: instead of the configuration's.
         resume: go on with an unfinished training of the same configuration and manifest, return a
@@ -63,15 +66,37 @@ def train(
     Raises:
         DigipathError: any branch of the tree in `digipath.errors`; what was finished stays and resumes.
     """
-    task = task_of(config) if isinstance(config, str | Path) else None
-    if isinstance(config, TileConfig) or (isinstance(config, str | Path) and task == TILES):
+    return _trainer(config)(config, out=out, seed=seed, resume=resume, progress=progress, cancel=cancel)
+
+
+def _trainer(config: Config | TileConfig | BagConfig | VolumeConfig | str | Path) -> Callable[..., TrainingResult]:
+    """The `train` of what is to be trained."""
+    kinds = {TileConfig: TILES, BagConfig: BAGS, VolumeConfig: VOLUMES}
+    task = task_of(config) if isinstance(config, str | Path) else kinds.get(type(config))
+    if task == TILES:
         from digipath.training.grading_experiment import train_tiles
 
-        return train_tiles(config, out=out, seed=seed, resume=resume, progress=progress, cancel=cancel)
-    if isinstance(config, BagConfig) or (isinstance(config, str | Path) and task == BAGS):
+        return train_tiles
+    if task == BAGS:
         from digipath.training.bag_experiment import train_by_bags
 
-        return train_by_bags(config, out=out, seed=seed, resume=resume, progress=progress, cancel=cancel)
+        return train_by_bags
+    if task == VOLUMES:
+        from digipath.training.volume_experiment import train_volumes
+
+        return train_volumes
+    return _train_to_segment
+
+
+def _train_to_segment(
+    config: Config | str | Path,
+    *,
+    out: str | Path | None,
+    seed: int | None,
+    resume: bool,
+    progress: ProgressCallback | None,
+    cancel: Cancel | None,
+) -> TrainingResult:
     plan = prepare(config, seed=seed)
 
     def fill(folder: Path) -> None:

@@ -14,7 +14,6 @@ from digipath.case import Case
 from digipath.errors import NotFound
 from digipath.files import read_json
 from digipath.training.config import CardText
-from digipath.training.manifest import Manifest
 
 OWNED = ("runs", "scores", "weights", "results.json", "scores.csv", "summary.md")
 
@@ -28,6 +27,13 @@ class Configured(Protocol):
     def record(self) -> dict[str, Any]: ...
 
 
+class Hashed(Protocol):
+    """A manifest."""
+
+    @property
+    def sha256(self) -> str: ...
+
+
 class Planned(Protocol):
     """The plan of a training."""
 
@@ -35,7 +41,7 @@ class Planned(Protocol):
     def config(self) -> Configured: ...
 
     @property
-    def manifest(self) -> Manifest: ...
+    def manifest(self) -> Hashed: ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class TrainingResult:
     def scores(self) -> dict[str, dict[str, Any]]:
         """Scores by subject, each member and "ensemble": `pooled`, `spread` and `rounds`.
 
-        Of tile classifiers by grader, as `digipath.training.grading_results.scored` gives them.
+        Of tile classifiers and networks of MRI by grader, as `digipath.training.grading_results.scored` gives them.
         """
         return dict(self.record["scores"])
 

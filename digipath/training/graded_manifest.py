@@ -18,7 +18,7 @@ A CSV (UTF-8; commas, semicolons or tabs) or Parquet file with one row per slide
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,16 +28,8 @@ import shapely
 from digipath.annotation import read_outlines
 from digipath.errors import BadAnnotation, BadInput
 from digipath.slide import IMAGE_SUFFIXES, Slide, images_in
-from digipath.training.manifest import (
-    Manifest,
-    TrainingCase,
-    cases_of,
-    check_columns,
-    checked_classes,
-    checked_mpp,
-    looked_at,
-    twice,
-)
+from digipath.training.cases import check_columns, checked_classes, label_errors
+from digipath.training.manifest import Manifest, TrainingCase, cases_of, checked_mpp, looked_at, twice
 from digipath.training.tables import Row, raise_all, read_table
 
 COLUMNS = ("slide", "annotation", "patient", "label", "type", "fold", "mpp", "centre", "case")
@@ -63,7 +55,7 @@ def read_graded_manifest(path: str | Path, *, classes: Sequence[str], at_mpp: fl
     columns, rows = read_table(path)
     check_columns(columns, COLUMNS, REQUIRED, path)
     classes = checked_classes(classes, RISING)
-    pairs = cases_of(rows, path, partial(_label_errors, classes=classes))
+    pairs = cases_of(rows, path, partial(label_errors, classes=classes))
     cases, sha256 = looked_at(pairs, path, at_mpp, partial(_look, classes=classes))
     return Manifest(path, cases, classes, sha256)
 
@@ -116,12 +108,6 @@ def _plain(name: str) -> str:
 def _of_folder(image: Path, label: str, mpp: float) -> TrainingCase:
     name = f"{label}-{image.stem}"
     return TrainingCase(name, image, None, patient=name, label=label, mpp=mpp)
-
-
-def _label_errors(row: Row, *, classes: tuple[str, ...]) -> Iterator[BadInput]:
-    label = row.cells["label"]
-    if label not in classes:
-        yield row.error("label", f"expected one of {list(classes)}, received {repr(label) if label else 'nothing'}")
 
 
 def _look(row: Row, case: TrainingCase, slide: Slide, *, classes: tuple[str, ...]) -> TrainingCase:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from digipath.training.bag_plan import BagPlan
+from digipath.training.cases import PARTS, PatientCase
+from digipath.training.config import CardText
 from digipath.training.grading_config import ELSEWHERE
 from digipath.training.grading_plan import GraderRun, NetworkRun, TilePlan, Tiles, counted, tiles_by_class
-from digipath.training.grading_results import ALL, LEVELS, REST, TOP, Scores, by_way, values
-from digipath.training.manifest import PARTS
+from digipath.training.grading_results import ALL, REST, TILE, TOP, Scores, by_way, values
 
 DIGITS = 4
 UNCALIBRATED = "Not calibrated: probabilities rank tiles, they are no frequencies."
@@ -58,7 +59,7 @@ def network_card(
     }
     kept = ("epochs", "best_epoch", "stopped", "minutes", "encoder", "versions")
     return {
-        **heading(plan, name, "network", "tile", run.classes),
+        **heading(plan.config.card, name, "network", "tile", run.classes),
         "network": network.spec(len(run.classes)),
         "input": {**_input(plan), **scaling},
         "file": f"{name}.weights.h5",
@@ -73,7 +74,7 @@ def network_card(
             **{key: trained[key] for key in kept},
             "settings": settings,
         },
-        **ending(plan, metrics, _limits(plan)),
+        **ending(plan.config.card, metrics, _limits(plan)),
     }
 
 
@@ -81,11 +82,11 @@ def modular_card(plan: TilePlan, run: GraderRun, *, metrics: Sequence[Mapping[st
     """The card of two networks that answer as one."""
     network = run.arm.network
     return {
-        **heading(plan, plan.name(run), "modular", "tile", plan.config.data.classes),
+        **heading(plan.config.card, plan.name(run), "modular", "tile", plan.config.data.classes),
         "members": [plan.name(one) for one in run.networks],
         "input": {**_input(plan), "scale": network.scale, "offset": network.offset},
         "training": {**training_of(plan), "seed": [one.seed for one in run.networks]},
-        **ending(plan, metrics, _limits(plan)),
+        **ending(plan.config.card, metrics, _limits(plan)),
     }
 
 
@@ -116,28 +117,45 @@ def _metrics(
         split += f"; spread: standard deviation over {len(same)} trainings with other seeds"
     tiles = tiles_by_class(drawn["test"], plan.config.data.classes)
     drawn_from = f"tiles drawn from {counted(plan.split.test)} of {plan.manifest.path.name}: {tiles}"
+
+    def data(level: str, count: int) -> str:
+        return drawn_from if level == TILE else f"{count} {level}s by their {drawn_from}"
+
+    own = {question: found[run.name][question] for question in asked if question in found[run.name]}
+    return metrics_told(own, data, split, lambda *asked: values(same, found, *asked))
+
+
+def metrics_told(
+    found: Scores,
+    data: Callable[[str, int], str],
+    split: str,
+    spread: Callable[[str, str, str], Sequence[float]] = lambda *_: (),
+) -> list[dict[str, Any]]:
+    """What a card tells of scores, each with its bootstrap interval.
+
+    Args:
+        data: (level, count) → of what they are. split: how that was parted from what was trained on.
+        spread: (question, level, metric) → values whose standard deviation is told, if there are several.
+    """
     made = []
-    for question in asked:
-        for level in LEVELS if question in found[run.name] else ():
-            record = found[run.name][question][level]
-            count = record["scores"]["count"]
-            data = drawn_from if level == LEVELS[0] else f"{count} {level}s by their {drawn_from}"
+    for question, levels in found.items():
+        for level, record in levels.items():
             for key, told in TOLD.items():
                 value, pair = record["metrics"][key], record["intervals"]["intervals"][key]
                 if value is None:
                     continue
                 about: dict[str, Any] = {} if pair is None else {"interval": [round(end, DIGITS) for end in pair]}
-                each = values(same, found, question, level, key)
-                if len(each) > 1:
+                if len(each := spread(question, level, key)) > 1:
                     about["spread"] = round(float(np.std(each, ddof=1)), DIGITS)
-                where = f"{told}, {level}s" + ("" if question == ALL else f", {question}")
-                made.append({"name": where, "value": round(value, DIGITS), **about, "data": data, "split": split})
+                name = f"{told}, {level}s" + ("" if question == ALL else f", {question}")
+                of = {"data": data(level, record["scores"]["count"]), "split": split}
+                made.append({"name": name, "value": round(value, DIGITS), **about, **of})
     return made
 
 
-def heading(plan: TilePlan | BagPlan, name: str, kind: str, output: str, classes: Sequence[str]) -> dict[str, Any]:
-    """How a card begins. output: "tile" or "bag"."""
-    said = {"schema": 1, "name": name, "kind": kind, "task": plan.config.card.task, "output": output}
+def heading(card: CardText, name: str, kind: str, output: str, classes: Sequence[str]) -> dict[str, Any]:
+    """How a card begins. output: what a network answers for, "tile", "bag" or "volume"."""
+    said = {"schema": 1, "name": name, "kind": kind, "task": card.task, "output": output}
     # Of two classes the schema wants one called positive: the higher.
     positive = classes[-1] if len(classes) == 2 else None
     return {**said, "classes": list(classes), "positive": positive, "activation": "softmax"}
@@ -164,10 +182,13 @@ def split_of(plan: TilePlan | BagPlan) -> str:
     return f"one split by patient, alike for every label and type, seed {plan.config.split.seed}"
 
 
-def ending(plan: TilePlan | BagPlan, metrics: Sequence[Mapping[str, Any]], limits: Sequence[str]) -> dict[str, Any]:
-    """How a card ends. limits: besides those of the configuration, and of the number of cases."""
-    card = plan.config.card
-    few = f"Made from {counted(plan.manifest.cases)}: other stains, scanners, organs and laboratories are untested."
+def few_slides(cases: Sequence[PatientCase]) -> str:
+    """The limit that comes with the number of cases."""
+    return f"Made from {counted(cases)}: other stains, scanners, organs and laboratories are untested."
+
+
+def ending(card: CardText, metrics: Sequence[Mapping[str, Any]], limits: Sequence[str]) -> dict[str, Any]:
+    """How a card ends. limits: besides those of the configuration."""
     return {
         "licence": card.licence,
         "citation": card.citation,
@@ -176,12 +197,13 @@ def ending(plan: TilePlan | BagPlan, metrics: Sequence[Mapping[str, Any]], limit
         "conformal": None,
         "readouts": [],
         "intended_use": card.intended_use,
-        "limits": [*card.limits, few, *limits],
+        "limits": [*card.limits, *limits],
     }
 
 
 def _limits(plan: TilePlan) -> list[str]:
+    few = few_slides(plan.manifest.cases)
     if plan.config.data.folder is not None:
-        return [EACH_A_PATIENT, UNCALIBRATED]
+        return [few, EACH_A_PATIENT, UNCALIBRATED]
     coarse = any(case.annotation is None for case in plan.manifest.cases)
-    return [COARSE, UNCALIBRATED] if coarse else [UNCALIBRATED]
+    return [few, COARSE, UNCALIBRATED] if coarse else [few, UNCALIBRATED]

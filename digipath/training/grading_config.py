@@ -7,15 +7,15 @@ after how many without a lower validation loss training is cut off.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from digipath import slide_stain
-from digipath.errors import BadInput, UnknownWeights
+from digipath.errors import BadInput
 from digipath.stain import StainReference
 from digipath.tile_augment import PRESETS, TileAugmentation
 from digipath.tiling import LEAST_TISSUE, TILE_PX, TileRule
@@ -24,13 +24,30 @@ from digipath.training.encoders import encoder_name, stated_scaling
 from digipath.training.graded_manifest import graded_folder, read_graded_manifest
 from digipath.training.manifest import Manifest
 from digipath.training.schedule import Schedule
-from digipath.training.sections import NONE, CardName, T, checked, parsed, read_toml, settings_of, typed, values_of
+from digipath.training.sections import (
+    NONE,
+    CardName,
+    Section,
+    T,
+    check_top,
+    checked,
+    parsed,
+    read_settings,
+    read_toml,
+    settings_of,
+    typed,
+    values_of,
+)
 from digipath.training.tile_draw import LEAST_LABEL
 from digipath.values import Scaling
 
 Shares = tuple[float, float, float]  # of the parts: to train, validate and test on
 TASK = "tiles"
-TASKS = (TASK, "bags")  # what a file may say; a segmentation says nothing
+TASKS = (TASK, "bags", "volumes")  # what a file may say; a segmentation says nothing
+N = TypeVar("N", bound="Network")
+A = TypeVar("A", bound=Section)
+# Name of an arm; its sections by name; where each stands, in words.
+ArmTables = tuple[str, dict[str, dict[str, Any]], dict[str, str]]
 BASE = "base"  # the arm that the variants differ from
 WHOLE, MODULAR = "three-class", "modular"
 SCHEMES = (WHOLE, MODULAR)
@@ -233,7 +250,7 @@ def task_of(path: str | Path) -> str | None:
     """
     task = read_toml(Path(path)).get("task")
     if task not in (None, *TASKS):
-        also = f'bags of tiles are trained with task = "{TASKS[1]}"'
+        also = f'bags of tiles are trained with task = "{TASKS[1]}", MRI with task = "{TASKS[2]}"'
         raise BadInput(f'expected task = "{TASK}", or none for a segmentation, got {task!r}; {also}: {path}')
     return task
 
@@ -248,14 +265,7 @@ def read_tile_config(path: str | Path, *, seed: int | None = None) -> TileConfig
         NotFound: no such file. BadInput: no TOML, a key or section that does not exist, a value of the wrong type or
             out of range; the message names file, section and key. UnknownWeights: no card for an encoder.
     """
-    path = Path(path)
-    table = read_toml(path)
-    try:
-        config = _config(table if seed is None else {**table, "seed": seed}, path.parent)
-        config.check()
-    except (BadInput, UnknownWeights) as error:
-        raise type(error)(f"{error}: {path}") from error
-    return config
+    return read_settings(Path(path), _config, seed=seed)
 
 
 def tile_example() -> str:
@@ -269,10 +279,7 @@ VARIED = ("network", "schedule", "augmentation")
 
 
 def _config(table: Mapping[str, Any], base: Path) -> TileConfig:
-    if unknown := [key for key in table if key not in SECTIONS]:
-        raise BadInput(f"there is no {unknown[0]!r}; known at the top are {', '.join(SECTIONS)}")
-    if table.get("task") != TASK:
-        raise BadInput(f'expected task = "{TASK}", got {table.get("task")!r}')
+    check_top(table, SECTIONS, TASK)
 
     def section(name: str, kind: type[T], **given: Any) -> T:  # noqa: ANN401
         return parsed(kind, table.get(name, {}), f"[{name}]", base, given)
@@ -282,30 +289,33 @@ def _config(table: Mapping[str, Any], base: Path) -> TileConfig:
         data=section("data", GradedData),
         tiles=replace(tiles, stain=stain_setting(tiles.stain, "[tiles]", base)),
         split=section("split", TileSplit),
-        arms=_arms(table, base),
+        arms=tuple(_arm(*one, base) for one in arm_tables(table, VARIED, base)),
         card=section("card", CardText, readouts=()),
         **{name: typed(table[name], hint, name, base) for name, hint in TOP.items() if name in table},
     )
 
 
-def _arms(table: Mapping[str, Any], base: Path) -> tuple[Arm, ...]:
-    own = {name: _section(table.get(name, {}), f"[{name}]") for name in VARIED}
-    arms = [_arm(BASE, own, {name: f"[{name}]" for name in VARIED}, base)]
+def arm_tables(table: Mapping[str, Any], varied: Sequence[str], base: Path) -> Iterator[ArmTables]:
+    """The base and the variants of a file, each with all of its sections among `varied`.
+
+    Raises BadInput: variants that are none, or do not say what differs.
+    """
+    own = {name: _section(table.get(name, {}), f"[{name}]") for name in varied}
+    yield BASE, own, {name: f"[{name}]" for name in varied}
     variants = table.get("variant", [])
     if not isinstance(variants, list):
         raise BadInput("expected [[variant]] in double brackets")
     for number, variant in enumerate(variants, 1):
         where = f"[[variant]] {number}"
-        known = {"name": str, **dict.fromkeys(VARIED, Mapping[str, Any])}
+        known = {"name": str, **dict.fromkeys(varied, Mapping[str, Any])}
         said = values_of(known, _section(variant, where), where, base)
         name = said.pop("name", "")
         if not NAME.fullmatch(name):
             raise BadInput(f"{where} expected a name of lower-case letters, digits and single hyphens, got {name!r}")
         if not said:
-            raise BadInput(f"{where} expected what differs, in {', '.join(f'[variant.{part}]' for part in VARIED)}")
-        merged = {part: _merged(part, own[part], said.get(part, {})) for part in VARIED}
-        arms.append(_arm(name, merged, {part: f"[variant.{part}] of {name}" for part in VARIED}, base))
-    return tuple(arms)
+            raise BadInput(f"{where} expected what differs, in {', '.join(f'[variant.{part}]' for part in varied)}")
+        merged = {part: merged_tables(part, own[part], said.get(part, {})) for part in varied}
+        yield name, merged, {part: f"[variant.{part}] of {name}" for part in varied}
 
 
 def _section(table: object, where: str) -> dict[str, Any]:
@@ -314,18 +324,19 @@ def _section(table: object, where: str) -> dict[str, Any]:
     return table
 
 
-def _merged(part: str, own: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A variant's section: the base's with its changes; another preset of augmentation begins anew."""
+def merged_tables(part: str, own: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with what another says instead; another preset of augmentation begins anew."""
     return dict(changes) if part == "augmentation" and "preset" in changes else {**own, **changes}
 
 
 def _arm(name: str, tables: Mapping[str, Mapping[str, Any]], where: Mapping[str, str], base: Path) -> Arm:
-    network = _scaled(parsed(Network, tables["network"], where["network"], base), tables["network"])
+    network = scaled(parsed(Network, tables["network"], where["network"], base), tables["network"])
     schedule = parsed(Schedule, {**PAPER, **tables["schedule"]}, where["schedule"], base, GIVEN)
-    return Arm(name, network, schedule, augmentation_of(tables["augmentation"], where["augmentation"], base))
+    table = {"preset": "geometric", **tables["augmentation"]}
+    return Arm(name, network, schedule, augmentation_of(table, where["augmentation"], base, PRESETS))
 
 
-def _scaled(network: Network, said: Mapping[str, Any]) -> Network:
+def scaled(network: N, said: Mapping[str, Any]) -> N:
     """The network with the scaling that its encoder's card states, unless the file says another."""
     if network.encoder is None:
         return network
@@ -337,24 +348,14 @@ def _scaled(network: Network, said: Mapping[str, Any]) -> Network:
     )
 
 
-def augmentation_of(table: Mapping[str, Any], where: str, base: Path) -> TileAugmentation | None:
-    """The preset with the numbers that the table changes; None: tiles as they are."""
-    preset, known = table.get("preset", "geometric"), (*PRESETS, NONE)
+def augmentation_of(table: Mapping[str, Any], where: str, base: Path, presets: Mapping[str, A]) -> A | None:
+    """The table's preset with the numbers that it changes; None: nothing is augmented."""
+    preset, known = table["preset"], (*presets, NONE)
     if preset not in known:
         raise BadInput(f"{where} expected preset to be one of {', '.join(known)}, got {preset!r}")
-    own = {key: _range(value, f"{where} {key}") for key, value in table.items() if key != "preset"}
-    changes = values_of(settings_of(TileAugmentation), own, where, base)
+    own = {key: value for key, value in table.items() if key != "preset"}
     if preset == NONE:
-        if changes:
-            raise BadInput(f"{where} expected no numbers with preset = \"{NONE}\", got {', '.join(changes)}")
+        if own:
+            raise BadInput(f"{where} expected no numbers with preset = \"{NONE}\", got {', '.join(own)}")
         return None
-    return checked(replace(PRESETS[preset], **changes), where)
-
-
-def _range(value: object, where: str) -> object:
-    """A list of two numbers as a pair of floats, all else as it is."""
-    if not isinstance(value, list):
-        return value
-    if len(value) != 2 or not all(type(end) in (int, float) for end in value):
-        raise BadInput(f"{where} must be a number or a list of two, got {value!r}")
-    return [float(end) for end in value]
+    return checked(replace(presets[preset], **values_of(settings_of(type(presets[preset])), own, where, base)), where)

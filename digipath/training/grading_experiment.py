@@ -64,5 +64,6 @@ def _train(plan: TilePlan, folder: Path, progress: ProgressCallback | None, canc
     answers = {run.name: answers_of(run, bench, folder / "scores" / f"{run.name}.npz") for run in plan.runs}
     found = {name: scored(one, plan.config.data.classes) for name, one in answers.items()}
     compared = comparisons(plan.runs, found)
-    write_page(plan, folder / PAGE, answers[plan.shipped.name], found, compared)
+    note = f"Test tiles of {plan.manifest.path.name}, which no training saw; by the grader {plan.shipped.name}."
+    write_page(plan, folder / PAGE, answers[plan.shipped.name], found, compared, notes=[note])
     write_outcome(plan, folder, drawn, records, found, compared=compared, seconds=time.perf_counter() - began)

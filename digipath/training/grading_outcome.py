@@ -10,15 +10,7 @@ from typing import Any
 from digipath.files import write_atomically, write_json
 from digipath.training.grading_cards import TOLD, metrics_of, modular_card, network_card, pair_metrics
 from digipath.training.grading_plan import TilePlan, Tiles
-from digipath.training.grading_results import (
-    LEVELS,
-    TILE,
-    Compared,
-    Scores,
-    by_way,
-    score_rows,
-    values,
-)
+from digipath.training.grading_results import TILE, Compared, Scores, by_way, score_rows, values
 
 
 def write_outcome(
@@ -95,11 +87,12 @@ def _summary(
     lines = [f"# {card.name}", "", card.task, "", *(f"- {line}" for line in plan.lines(drawn)), ""]
     how = "± standard deviation over repeats; slides and cases by the mean vote of their drawn tiles"
     lines += [f"Scores on the test tiles, {how}.", ""]
+    ways = {" ".join(way): names for way, names in by_way(plan.runs).items()}
     for question in found[plan.shipped.name]:
-        lines += [f"## {question[0].upper()}{question[1:]}", "", *_score_table(plan, found, question), ""]
+        lines += [f"## {question[0].upper()}{question[1:]}", "", *score_table(ways, found, question), ""]
     if told := [one for one in compared if one.level == TILE and plan.config.repeats > 1]:
         lines += ["## Comparisons, by tiles", "", "Student's two-sided t-test over repeats (Truong et al. 2020).", ""]
-        lines += [*_comparison_table(told), ""]
+        lines += [*comparison_table(told), ""]
     lines += ["| network | epochs | best epoch | stopped | minutes | curves |", "|---|---|---|---|---|---|"]
     for name, run in records.items():
         cells = [name, run["epochs"], run["best_epoch"], run["stopped"], run["minutes"]]
@@ -107,12 +100,13 @@ def _summary(
     return "\n".join([*lines, "", card.intended_use, ""])
 
 
-def _score_table(plan: TilePlan, found: Mapping[str, Scores], question: str) -> list[str]:
+def score_table(ways: Mapping[str, Sequence[str]], found: Mapping[str, Scores], question: str) -> list[str]:
+    """Lines of a table in Markdown: a row for each way to train and level, means over what was trained so, by name."""
     rows = [f"| | level | {' | '.join(TOLD.values())} |", "|---" * (len(TOLD) + 2) + "|"]
-    for way, names in by_way(plan.runs).items():
-        for level in LEVELS:
+    for way, names in ways.items():
+        for level in found[names[0]][question]:
             cells = (_cell(values(names, found, question, level, metric)) for metric in TOLD)
-            rows.append(f"| {' '.join(way)} | {level} | {' | '.join(cells)} |")
+            rows.append(f"| {way} | {level} | {' | '.join(cells)} |")
     return rows
 
 
@@ -123,7 +117,8 @@ def _cell(each: Sequence[float]) -> str:
     return f"{mean:.3f}" if len(each) == 1 else f"{mean:.3f} ± {statistics.stdev(each):.3f}"
 
 
-def _comparison_table(compared: Sequence[Compared]) -> list[str]:
+def comparison_table(compared: Sequence[Compared]) -> list[str]:
+    """Lines of a table in Markdown: a row for each comparison."""
     rows = ["| question | metric | one | other | one's mean | other's mean | p | Welch's p |", "|---" * 8 + "|"]
     for one in compared:
         means = (f"{mean:.3f}" for mean in one.found.means)

@@ -8,7 +8,7 @@ from typing import Any
 
 from digipath.files import write_atomically
 from digipath.measure.grading_intervals import LEVEL
-from digipath.measure.grading_scores import RocCurves, roc_curves
+from digipath.measure.grading_scores import CLASS_METRICS, RocCurves, name_of_class, roc_curves
 from digipath.measure.repeated_runs import AblationRow as Ablated
 from digipath.report import (
     AblationInput,
@@ -33,8 +33,10 @@ from digipath.training.grading_results import (
     by_way,
     values,
 )
+from digipath.training.volume_plan import VolumePlan
 
 MOST_LISTED = 500  # slides or cases by name
+OF_CLASS = (*CLASS_METRICS, "auroc")
 ABLATED = ("macro_auroc", "balanced_accuracy")
 TEST = "Student's two-sided t-test"
 
@@ -56,15 +58,24 @@ def levels_of(
 
 
 def write_page(
-    plan: TilePlan, path: Path, answers: Answers, found: Mapping[str, Scores], compared: Sequence[Compared]
+    plan: TilePlan | VolumePlan,
+    path: Path,
+    answers: Answers,
+    found: Mapping[str, Scores],
+    compared: Sequence[Compared],
+    *,
+    notes: Sequence[str],
+    level: str = TILE,
 ) -> None:
-    """Write the page of a training of tile classifiers.
+    """Write the page of a training of graders.
 
     Args:
-        answers: of the grader that is shipped. found: scores of all graders by name. compared: with each other.
+        answers: of the grader that is shipped. found: scores of all graders by name. compared: with each other, of
+            which those at `level` are shown.
+        notes: what was scored on what.
     """
     classes, ways = plan.config.data.classes, by_way(plan.runs)
-    compared = [one for one in compared if one.level == TILE]
+    compared = [one for one in compared if one.level == level]
     runs = {
         key: {" ".join(way): values(names, found, *key) for way, names in ways.items()}
         for key in {(one.question, one.level, one.metric) for one in compared}
@@ -76,7 +87,7 @@ def write_page(
         interval_level=LEVEL,
         resampled="patients",
         comparisons=comparison_inputs(compared, runs),
-        notes=[f"Test tiles of {plan.manifest.path.name}, which no training saw; by the grader {plan.shipped.name}."],
+        notes=list(notes),
         run=heading("train") | {"settings": plan.config.record()},
     )
     write_atomically(path, grading_page(page))
@@ -136,19 +147,27 @@ def _level(
     answers: Answers, question: str, level: str, record: Mapping[str, Any], classes: Sequence[str]
 ) -> LevelInput:
     asked = asked_of(answers, level, question, classes)
+    pairs = record["intervals"]["intervals"]
+    measured = {
+        name: (value, pairs[name] and (pairs[name][0], pairs[name][1])) for name, value in record["metrics"].items()
+    }
+    by_class = {
+        one: {metric: measured.pop(name_of_class(metric, one)) for metric in OF_CLASS} for one in asked.classes
+    }
     named = level != TILE and len(asked.names) <= MOST_LISTED
     return LevelInput(
         level=level if question == ALL else f"{level}, {question}",
         classes=asked.classes,
         count=len(asked.truth),
-        scores=record["metrics"],
-        intervals={name: pair and (pair[0], pair[1]) for name, pair in record["intervals"]["intervals"].items()},
+        scores={name: value for name, (value, _) in measured.items()},
+        intervals={name: pair for name, (_, pair) in measured.items()},
         confusion=record["scores"]["confusion"],
         roc=_curves(roc_curves(asked.truth, asked.probabilities, asked.classes)),
         truth=asked.truth.tolist(),
         probabilities=asked.probabilities.tolist(),
         calls=asked.calls.tolist(),
         names=asked.names if named else (),
+        by_class=by_class,
     )
 
 

@@ -17,19 +17,23 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from digipath.errors import BadInput
 from digipath.measure.tile_grades import merged_truth
-from digipath.networks import LONGEST_REASON
 from digipath.runtime import without_startup_notices
-from digipath.training.encoders import encoder_of
+from digipath.training.cases import PARTS, PatientCase
+from digipath.training.encoders import parameters_of
 from digipath.training.grading_config import WHOLE, Arm, TileConfig, read_tile_config
-from digipath.training.manifest import PARTS, Manifest, TrainingCase
+from digipath.training.manifest import Manifest, TrainingCase
 from digipath.training.schedule import Schedule
 from digipath.training.splits import Split, holdout
 from digipath.training.tile_draw import LabelledTile
+
+if TYPE_CHECKING:
+    import keras
 
 Groups = tuple[tuple[int, ...], ...]  # of the classes of the data, one group for each channel of a network
 Tiles = tuple[LabelledTile, ...]
@@ -69,7 +73,7 @@ class TilePlan:
 
     config: TileConfig
     manifest: Manifest
-    split: Split
+    split: Split[TrainingCase]
     runs: tuple[GraderRun, ...]
     parameters: Mapping[str, int]
 
@@ -145,10 +149,16 @@ def tiles_by_class(tiles: Sequence[LabelledTile], classes: Sequence[str]) -> str
     return ", ".join(f"{counts[label]:,} tiles of {name}" for label, name in enumerate(classes))
 
 
-def counted(cases: Sequence[TrainingCase]) -> str:
-    """Numbers of slides and patients, in words."""
+def counted(cases: Sequence[PatientCase], what: str = "slide") -> str:
+    """Numbers of slides, or `what` else they are, and of patients, in words."""
     patients = len({case.patient for case in cases})
-    return f"{len(cases):,} slide{'s' * (len(cases) != 1)} of {patients:,} patient{'s' * (patients != 1)}"
+    return f"{len(cases):,} {what}{'s' * (len(cases) != 1)} of {patients:,} patient{'s' * (patients != 1)}"
+
+
+def cases_by_class(cases: Sequence[PatientCase], classes: Sequence[str], what: str = "slide") -> str:
+    """The same, with the numbers of each class."""
+    each = ", ".join(f"{sum(case.label == name for case in cases)} of {name}" for name in classes)
+    return f"{counted(cases, what)}: {each}"
 
 
 def _grader(config: TileConfig, arm: Arm, scheme: str, repeat: int, *, number: int) -> GraderRun:
@@ -191,18 +201,14 @@ def _parameters(config: TileConfig, runs: Sequence[GraderRun]) -> dict[str, int]
 
 
 def _built(run: NetworkRun, tile_px: int) -> int:
-    from digipath.nn import build  # here, because it imports Keras and its backend
-    from digipath.training.objective import logits_of
+    from digipath.training.objective import logits_of  # here, because it imports Keras and its backend
 
-    spec = run.arm.network.spec(len(run.classes))
-    try:
-        network = build(spec["name"], **spec["config"], patch=tile_px)
+    spec, encoder = run.arm.network.spec(len(run.classes)), run.arm.network.encoder
+
+    def check(network: keras.Model) -> None:
         if len(network.input_shape) != 4 or network.output_shape != (None, len(run.classes)):
             raise BadInput(f"expected a network that classifies tiles, {spec['name']} answers {network.output_shape}")
         logits_of(network)
-        if (encoder := encoder_of(run.arm.network.encoder)) is not None:
-            encoder.load(network)
-    except (BadInput, TypeError, ValueError) as error:  # the last two: what Keras says of a wrong kind of value
-        reason = " ".join(str(error).split())[:LONGEST_REASON]
-        raise BadInput(f"[network] of {run.arm.name}: {reason}") from error
-    return int(network.count_params())
+
+    of_tile = {"name": spec["name"], "config": {**spec["config"], "patch": tile_px}}
+    return parameters_of(of_tile, encoder, f"[network] of {run.arm.name}:", check)

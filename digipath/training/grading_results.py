@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,35 @@ from digipath.measure.grading_intervals import bootstrap
 from digipath.measure.grading_scores import pooled_by, scores
 from digipath.measure.repeated_runs import Comparison, compare
 from digipath.measure.tile_grades import called, leading_of_each, merged, merged_truth
-from digipath.training.grading_plan import GraderRun, Groups, modular_groups
+from digipath.training.grading_plan import Groups, modular_groups
 
 TILE, SLIDE, CASE = LEVELS = ("tile", "slide", "case")
 ALL, TOP, REST = ("all classes", "highest against the rest", "the rest apart")
 COMPARED = ("macro_accuracy", "accuracy", "macro_auroc", "macro_auroc_by_threshold")
 Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]  # of a grader: question → level → record, see `scored`
+
+
+class ArmName(Protocol):
+    """One way to train."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class Grader(Protocol):
+    """What was trained in one way, by one scheme, the `repeat`-th time (from 0)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def arm(self) -> ArmName: ...
+
+    @property
+    def scheme(self) -> str: ...
+
+    @property
+    def repeat(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -163,7 +186,7 @@ class Compared:
         return {**words, **self.found.to_record()}
 
 
-def comparisons(runs: Sequence[GraderRun], found: Mapping[str, Scores]) -> list[Compared]:
+def comparisons(runs: Sequence[Grader], found: Mapping[str, Scores]) -> list[Compared]:
     """Each variant with the base, scheme by scheme, and the schemes with each other, arm by arm; by a t-test."""
     ways = by_way(runs)
     keys = list(ways)
@@ -180,7 +203,7 @@ def comparisons(runs: Sequence[GraderRun], found: Mapping[str, Scores]) -> list[
     return made
 
 
-def by_way(runs: Sequence[GraderRun]) -> dict[tuple[str, str], list[str]]:
+def by_way(runs: Sequence[Grader]) -> dict[tuple[str, str], list[str]]:
     """The names of the graders that differ in their seeds only, by (arm, scheme)."""
     found: dict[tuple[str, str], list[str]] = {}
     for run in runs:
@@ -196,7 +219,7 @@ def values(
     return [value for value in each if value is not None]
 
 
-def score_rows(runs: Sequence[GraderRun], found: Mapping[str, Scores]) -> str:
+def score_rows(runs: Sequence[Grader], found: Mapping[str, Scores]) -> str:
     """A CSV table: one line per grader, question, level and metric, with its interval."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -217,8 +240,8 @@ def interval_cells(record: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def _asked(found: Mapping[str, Scores]) -> Iterator[tuple[str, str, str]]:
-    for question in next(iter(found.values())):
-        for level in LEVELS:
+    for question, levels in next(iter(found.values())).items():
+        for level in levels:
             for metric in COMPARED:
                 yield question, level, metric
 

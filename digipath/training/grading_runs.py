@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath.errors import Cancelled, SlideUnreadable
-from digipath.files import copy_atomically, read_json, write_json
+from digipath.files import read_json, write_json
 from digipath.grading import tile_networks
 from digipath.measure.tile_grades import called
 from digipath.nn import patch_multiple
@@ -28,9 +28,8 @@ from digipath.training.grading_plan import GraderRun, NetworkRun, TilePlan, Tile
 from digipath.training.grading_results import Answers
 from digipath.training.objective import classification
 from digipath.training.tile_source import Stainings, TileSource
-from digipath.training.trained import RECORD, failures_of, named, versions
+from digipath.training.trained import RECORD, failures_of, named, record_of
 from digipath.values import Cancel, Predictor, Progress, ProgressCallback
-from digipath.weights import sha256_of
 
 READ_AT_ONCE = 32  # tiles in memory while they are scored
 
@@ -131,23 +130,10 @@ def _train(run: NetworkRun, bench: Bench, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     encoder = encoder_of(run.arm.network.encoder)
     fitted = _fit(run, bench, folder, encoder)
-    file = bench.weights / f"{name}.weights.h5"
-    copy_atomically(fitted.weights, file)
-    spec = run.arm.network.spec(len(run.classes))
+    spec, schedule = run.arm.network.spec(len(run.classes)), plan.schedule(run, bench.drawn)
     record = {
-        "name": name,
-        "run": run.name,
-        "seed": run.seed,
-        "schedule": asdict(plan.schedule(run, bench.drawn)),
-        "epochs": len(fitted.history),
-        "best_epoch": fitted.best_epoch,
-        "stopped": fitted.stopped,
-        "minutes": round(fitted.seconds / 60, 2),
-        "encoder": None if encoder is None else encoder.record,
-        "versions": versions(),
+        **record_of(run, fitted, bench.weights / f"{name}.weights.h5", schedule, encoder),
         "multiple": patch_multiple(spec["name"], spec["config"]),
-        "bytes": file.stat().st_size,
-        "sha256": sha256_of(file),
     }
     write_json(bench.weights / f"{name}.json", network_card(plan, run, record, bench.drawn))
     write_json(folder / RECORD, record)

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from digipath.files import write_atomically
+from digipath.training.cases import PARTS
 from digipath.training.grading_plan import TilePlan, Tiles
-from digipath.training.manifest import PARTS
 from digipath.training.tile_draw import LabelledTile, draw_tiles, find_tiles
 from digipath.values import Cancel, ProgressCallback
 

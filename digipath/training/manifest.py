@@ -22,7 +22,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,15 +31,21 @@ from digipath.case import file_identity
 from digipath.errors import BadAnnotation, BadInput, DigipathError, MissingResolution, ResolutionTooLow
 from digipath.planning import COARSEST
 from digipath.slide import Slide, images_in, open_slide
+from digipath.training.cases import (
+    cell_errors,
+    check_columns,
+    check_rows,
+    checked_classes,
+    name_errors,
+    patient_errors,
+    plain_fold,
+)
 from digipath.training.tables import Row, raise_all, read_table
 
 COLUMNS = ("slide", "annotation", "patient", "label", "fold", "mpp", "centre", "case")
 REQUIRED = ("slide", "patient")
-OWN_PREFIX = "x_"
-PARTS = ("train", "validation", "test")
 KNOWN_LABELS = Labels()
 LEAST_MPP, MOST_MPP = 0.01, 1000.0  # beyond, it is in other units
-MOST_FOLD_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,11 @@ class TrainingCase:
     def ill(self) -> bool:
         """Whether lesions are to be expected on it."""
         return self.annotation is not None if self.has_lesion is None else self.has_lesion
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What no other case has."""
+        return (self.slide,)
 
 
 @dataclass(frozen=True)
@@ -145,28 +155,6 @@ def folder_manifest(
     return looking.manifest(pairs, images, with_lesions=True)
 
 
-def check_columns(columns: Sequence[str], known: Sequence[str], required: Sequence[str], path: Path) -> None:
-    """Raise BadInput unless the required columns are there, no other but the user's own, and none twice."""
-    wrong = {
-        "missing": [name for name in required if name not in columns],
-        "unknown": [name for name in columns if name not in known and not name.startswith(OWN_PREFIX)],
-        "twice": sorted({name for name in columns if columns.count(name) > 1}),
-    }
-    if any(wrong.values()):
-        raise BadInput(
-            f"expected the columns {', '.join(required)} and any of {', '.join(sorted({*known} - {*required}))} "
-            f"(your own begin with {OWN_PREFIX}), received "
-            f"{', '.join(f'{what} {names}' for what, names in wrong.items() if names)}: {path}"
-        )
-
-
-def checked_classes(classes: Sequence[str], order: str) -> tuple[str, ...]:
-    """The classes, if they are two or more different ones; order: in which, for the message."""
-    if isinstance(classes, str) or len(set(classes)) < 2 or len(set(classes)) != len(classes):
-        raise BadInput(f"expected two or more different classes, {order}, received {classes!r}")
-    return tuple(classes)
-
-
 Pairs = Sequence[tuple[Row, TrainingCase]]
 
 
@@ -175,14 +163,13 @@ def cases_of(rows: Sequence[Row], path: Path, label_errors: Callable[[Row], Iter
 
     Raises BadInput: no row, a cell that cannot be, names, slides or patients twice, folds that do not agree.
     """
-    if not rows:
-        raise BadInput(f"expected at least one case below the column names, found none: {path}")
+    check_rows(rows, path)
     parsed = [_parsed(row, path.parent) for row in rows]
     found = [(errors, list(label_errors(row))) for row, (_, errors) in zip(rows, parsed, strict=True)]
     raise_all([error for cells, labels in found for error in (*cells, *labels)], path)
     cases = tuple(case for case, _ in parsed if case is not None)
     pairs = list(zip(rows, cases, strict=True))
-    raise_all([*twice(pairs), *_patient_errors(pairs), *_fold_errors(pairs)], path)
+    raise_all([*twice(pairs), *patient_errors(pairs)], path)
     return pairs
 
 
@@ -197,11 +184,7 @@ def _label_errors(row: Row, classes: tuple[str, ...]) -> Iterator[BadInput]:
 def _parsed(row: Row, folder: Path) -> tuple[TrainingCase | None, list[BadInput]]:
     """The case of a row, or what is wrong with its cells by themselves; any label will do."""
     cell = {column: value or None for column, value in row.cells.items()}
-    errors = [row.error(column, "expected a value, it is blank") for column in REQUIRED if cell[column] is None]
-    fold = cell.get("fold")
-    if fold is not None and fold not in PARTS and not _is_number(fold):
-        errors.append(row.error("fold", f"expected a number 0, 1, 2, … or one of {list(PARTS)}, received {fold!r}"))
-    mpp = None
+    errors, fold, mpp = cell_errors(row, REQUIRED), cell.get("fold"), None
     if stated := cell.get("mpp"):
         try:
             mpp = checked_mpp(stated)
@@ -223,15 +206,6 @@ def _parsed(row: Row, folder: Path) -> tuple[TrainingCase | None, list[BadInput]
     ), []
 
 
-def plain_fold(fold: str) -> str:
-    """A fold as it is kept: numbers without leading zeros."""
-    return str(int(fold)) if _is_number(fold) else fold
-
-
-def _is_number(fold: str) -> bool:
-    return fold.isascii() and fold.isdigit() and len(fold) <= MOST_FOLD_DIGITS
-
-
 def checked_mpp(value: str | float) -> float:
     """µm per pixel as a number; BadInput out of any scanner's range, another ValueError if it is no number."""
     mpp = float(value)
@@ -242,52 +216,14 @@ def checked_mpp(value: str | float) -> float:
 
 def twice(pairs: Pairs) -> Iterator[BadInput]:
     """Names and slides that come twice."""
-    names: dict[str, Row] = {}
+    yield from name_errors(pairs)
     slides: dict[str, Row] = {}
     for row, case in pairs:
-        earlier = names.setdefault(case.name, row)
-        if earlier is not row:
-            problem = f"expected a name of its own, {case.name!r} is also that of {earlier.where}"
-            yield row.error("case", f"{problem}; give each a name in the column case")
         earlier = slides.setdefault(os.path.realpath(case.slide), row)
         if earlier is not row:
             yield row.error("slide", f"expected each slide once, {case.slide.name} is in {earlier.where} too")
         if case.annotation is not None and os.path.realpath(case.annotation) == os.path.realpath(case.slide):
             yield row.error("annotation", f"expected outlines or a mask, received the slide itself ({case.slide.name})")
-
-
-def _patient_errors(pairs: Pairs) -> Iterator[BadInput]:
-    """Patients that a slip of the shift key may have made two of."""
-    known: dict[str, tuple[Row, str]] = {}
-    for row, case in pairs:
-        first, patient = known.setdefault(unicodedata.normalize("NFKC", case.patient).casefold(), (row, case.patient))
-        if patient != case.patient:
-            problem = f"expected each patient under one name, received {case.patient!r} here and {patient!r}"
-            yield row.error("patient", f"{problem} in {first.where}")
-
-
-def _fold_errors(pairs: Pairs) -> Iterator[BadInput]:
-    """Folds of two kinds, or on some rows only; a patient in two folds."""
-    first_row, first = pairs[0]
-    kind = _fold_kind(first)
-    homes: dict[str, tuple[Row, TrainingCase]] = {}
-    for row, case in pairs:
-        if _fold_kind(case) != kind:
-            received = repr(case.fold) if case.fold else "nothing"
-            yield row.error("fold", f"expected {kind} as in {first_row.where}, received {received}")
-        home_row, home = homes.setdefault(case.patient, (row, case))
-        if case.fold != home.fold and None not in (case.fold, home.fold):
-            yield row.error(
-                "fold",
-                f"expected patient {case.patient!r} in one fold, received {case.fold!r} here "
-                f"and {home.fold!r} in {home_row.where}",
-            )
-
-
-def _fold_kind(case: TrainingCase) -> str:
-    if case.fold is None:
-        return "nothing"
-    return f"one of {list(PARTS)}" if case.fold in PARTS else "a number"
 
 
 @dataclass(frozen=True)

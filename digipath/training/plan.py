@@ -8,11 +8,10 @@ from functools import cached_property
 from pathlib import Path
 
 from digipath.errors import BadInput
-from digipath.networks import LONGEST_REASON
 from digipath.runtime import without_startup_notices
 from digipath.training.cards import card_name
 from digipath.training.config import Config, Member, read_config
-from digipath.training.encoders import encoder_of
+from digipath.training.encoders import parameters_of
 from digipath.training.manifest import Manifest
 from digipath.training.runs import Round, Run, plan_runs, shipped
 
@@ -72,15 +71,11 @@ def prepare(config: Config | str | Path, *, seed: int | None = None) -> Plan:
 
 def _parameters(member: Member, config: Config) -> int:
     """Parameters of a member's network, built once to see that it can be and that patches and encoder fit."""
-    from digipath.nn import build, patch_multiple  # here, because it imports Keras and its backend
+    from digipath.nn import patch_multiple  # here, because it imports Keras and its backend
 
-    try:
-        network = build(member.spec["name"], **member.spec["config"])
+    def check(_: object) -> None:
         multiple = patch_multiple(member.network, member.config)
         if config.input.patch % multiple or config.input.training_patch % multiple:
             raise BadInput(f"expected [input] patch and training_patch to be multiples of {multiple} px")
-        if (encoder := encoder_of(member.encoder)) is not None:
-            encoder.load(network)
-    except (BadInput, TypeError, ValueError) as error:  # the last two: what Keras says of a wrong kind of value
-        raise BadInput(f"[[member]] {member.name}: {' '.join(str(error).split())[:LONGEST_REASON]}") from error
-    return int(network.count_params())
+
+    return parameters_of(member.spec, member.encoder, f"[[member]] {member.name}:", check)

@@ -38,7 +38,7 @@ class Run:
 
     name: str
     member: Member
-    split: Split
+    split: Split[TrainingCase]
     seed: int
 
 
@@ -133,7 +133,7 @@ def _folds(
         yield tuple(case for case in cases if case.name not in names), tuple(given[case.name] for case in fold)
 
 
-def _run(config: Config, index: int, split: Split, number: int) -> Run:
+def _run(config: Config, index: int, split: Split[TrainingCase], number: int) -> Run:
     """Member `index` on a split, with a seed that no other run of this training has."""
     member = config.members[index]
     suffix = "" if config.split.kind == "single" and split.name != FINAL else f"-{split.name}"

@@ -6,11 +6,11 @@ import dataclasses
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
-from digipath.errors import BadInput, NotFound
+from digipath.errors import BadInput, NotFound, UnknownWeights
 
 NONE = "none"  # how TOML, which has no null, says None
 
@@ -22,7 +22,9 @@ class CardName(str):
 class Section(Protocol):
     """A dataclass of settings that knows their ranges."""
 
-    def check(self) -> None: ...
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    def check(self) -> object: ...
 
 
 T = TypeVar("T", bound=Section)
@@ -38,6 +40,28 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise BadInput(f"expected a training configuration in TOML, got {error}: {path}") from error
 
 
+def read_settings(path: Path, make: Callable[[dict[str, Any], Path], T], *, seed: int | None) -> T:
+    """Checked settings that `make` gives of a file's tables and its folder. seed: instead of the file's own.
+
+    Raises NotFound: no such file. BadInput, UnknownWeights: what `make` and `check` say, with the file's name.
+    """
+    table = read_toml(path)
+    try:
+        made = make(table if seed is None else {**table, "seed": seed}, path.parent)
+        made.check()
+    except (BadInput, UnknownWeights) as error:
+        raise type(error)(f"{error}: {path}") from error
+    return made
+
+
+def check_top(table: Mapping[str, Any], known: Sequence[str], task: str) -> None:
+    """Raise BadInput unless all keys at the top of a file are known and it is for this task."""
+    if unknown := [key for key in table if key not in known]:
+        raise BadInput(f"there is no {unknown[0]!r}; known at the top are {', '.join(known)}")
+    if table.get("task") != task:
+        raise BadInput(f'expected task = "{task}", got {table.get("task")!r}')
+
+
 def parsed(kind: type[T], table: object, where: str, base: Path, given: Mapping[str, Any] | None = None) -> T:
     """A dataclass from a TOML table; `given` holds the fields that have no key of their own."""
     given = given or {}
@@ -45,7 +69,7 @@ def parsed(kind: type[T], table: object, where: str, base: Path, given: Mapping[
     if not isinstance(table, dict):
         raise BadInput(f"{where} must be a section, got {table!r}")
     values = values_of(known, table, where, base)
-    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]  # type: ignore[arg-type]
+    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
     if missing := [name for name in required if name not in values and name not in given]:
         raise BadInput(f"{where} lacks {', '.join(missing)}")
     return checked(kind(**values, **given), where)

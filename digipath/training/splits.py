@@ -11,28 +11,29 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from digipath.errors import BadInput
-from digipath.training.manifest import PARTS, TrainingCase
+from digipath.training.cases import PARTS, PatientCase
 
-Cases = tuple[TrainingCase, ...]
+C = TypeVar("C", bound=PatientCase)
 TRIES = 20  # shuffles; the greedy folds miss a rare label now and then where others hold it
 
 
 @dataclass(frozen=True)
-class Split:
+class Split(Generic[C]):
     """Cases by what they are for; `name` tells a split from others of the same training."""
 
     name: str
-    train: Cases
-    validation: Cases
-    test: Cases
+    train: tuple[C, ...]
+    validation: tuple[C, ...]
+    test: tuple[C, ...]
 
 
-def k_folds(cases: Sequence[TrainingCase], folds: int, *, seed: int) -> tuple[Cases, ...]:
+def k_folds(cases: Sequence[C], folds: int, *, seed: int) -> tuple[tuple[C, ...], ...]:
     """The cases in `folds` parts, each case in exactly one, each patient's together.
 
     Where every case has a numbered fold these are the parts, in the order of their numbers; else
@@ -62,7 +63,7 @@ def k_folds(cases: Sequence[TrainingCase], folds: int, *, seed: int) -> tuple[Ca
     return tuple(parts.values())
 
 
-def holdout(cases: Sequence[TrainingCase], *, validation: float, test: float, seed: int) -> Split:
+def holdout(cases: Sequence[C], *, validation: float, test: float, seed: int) -> Split[C]:
     """One split: shares of the patients of every label for validation and test, the rest to train.
 
     Where every case has a fold train, validation or test, these are the parts and the shares are
@@ -89,14 +90,14 @@ def holdout(cases: Sequence[TrainingCase], *, validation: float, test: float, se
     return split
 
 
-def assert_no_leak(split: Split) -> None:
-    """Raise BadInput, naming the patient or slide, if one is in two parts of a split."""
+def assert_no_leak(split: Split[C]) -> None:
+    """Raise BadInput, naming the patient or file, if one is in two parts of a split."""
     patients: dict[str, str] = {}
-    slides: dict[str, str] = {}
+    files: dict[str, str] = {}
     for part in PARTS:
         for case in getattr(split, part):
-            slide = str(case.slide.resolve())
-            for what, value, homes in (("patient", case.patient, patients), ("slide", slide, slides)):
+            own = [("patient", case.patient, patients), *(("file", str(file.resolve()), files) for file in case.files)]
+            for what, value, homes in own:
                 home = homes.setdefault(value, part)
                 if home != part:
                     raise BadInput(
@@ -105,7 +106,7 @@ def assert_no_leak(split: Split) -> None:
                     )
 
 
-def _given(cases: Sequence[TrainingCase]) -> set[str]:
+def _given(cases: Sequence[PatientCase]) -> set[str]:
     """The manifest's own folds, none if it has none."""
     if not cases:
         raise BadInput("expected cases to split, received none")
@@ -124,20 +125,20 @@ def _given(cases: Sequence[TrainingCase]) -> set[str]:
     return {case.fold for case in cases if case.fold is not None}
 
 
-def _of_fold(cases: Sequence[TrainingCase], fold: str) -> Cases:
+def _of_fold(cases: Sequence[C], fold: str) -> tuple[C, ...]:
     return tuple(case for case in cases if case.fold == fold)
 
 
-def _label(case: TrainingCase) -> str:
+def _label(case: PatientCase) -> str:
     return case.label or ("with lesions" if case.ill else "without")
 
 
-def _stratum(case: TrainingCase) -> str:
+def _stratum(case: PatientCase) -> str:
     return _label(case) if case.stratum is None else f"{_label(case)}, {case.stratum}"
 
 
-def _drawn_folds(cases: Sequence[TrainingCase], folds: int, seed: tuple[int, int]) -> list[Cases]:
-    ordered = sorted(cases, key=lambda case: (case.name, str(case.slide)))
+def _drawn_folds(cases: Sequence[C], folds: int, seed: tuple[int, int]) -> list[tuple[C, ...]]:
+    ordered = sorted(cases, key=lambda case: (case.name, [str(file) for file in case.files]))
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=np.random.RandomState(seed))
     strata, patients = [_stratum(case) for case in ordered], [case.patient for case in ordered]
     if max(Counter(strata).values()) < folds:  # scikit-learn refuses strata that are all smaller than that
@@ -148,7 +149,7 @@ def _drawn_folds(cases: Sequence[TrainingCase], folds: int, seed: tuple[int, int
     return [tuple(case for case in cases if case in part) for part in parts]
 
 
-def _dealt(cases: Sequence[TrainingCase], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+def _dealt(cases: Sequence[PatientCase], shares: Mapping[str, float], seed: int) -> dict[str, str]:
     """The part of every patient: each stratum's patients, shuffled, by the shares; train is served first.
 
     A patient with cases of several strata counts as one of the rarest of them.
@@ -169,18 +170,18 @@ def _dealt(cases: Sequence[TrainingCase], shares: Mapping[str, float], seed: int
     return homes
 
 
-def _needed(cases: Sequence[TrainingCase]) -> dict[str, set[TrainingCase]]:
+def _needed(cases: Sequence[C]) -> dict[str, set[C]]:
     """What every part must hold, in words, and the cases that have it."""
     needed = {f"label {label!r}": {case for case in cases if case.label == label} for label in _labels(cases)}
     ill = {case for case in cases if case.ill}
     return {**needed, "a lesion": ill} if ill else needed
 
 
-def _labels(cases: Sequence[TrainingCase]) -> list[str]:
+def _labels(cases: Sequence[PatientCase]) -> list[str]:
     return sorted({case.label for case in cases if case.label is not None})
 
 
-def _enough_patients(cases: Sequence[TrainingCase], folds: int) -> None:
+def _enough_patients(cases: Sequence[PatientCase], folds: int) -> None:
     for what, having in {"any case": set(cases), **_needed(cases)}.items():
         patients = {case.patient for case in having}
         if len(patients) < folds:
@@ -190,7 +191,7 @@ def _enough_patients(cases: Sequence[TrainingCase], folds: int) -> None:
             )
 
 
-def _lacking(parts: Mapping[str, Cases], cases: Sequence[TrainingCase]) -> list[tuple[str, str, set[TrainingCase]]]:
+def _lacking(parts: Mapping[str, tuple[C, ...]], cases: Sequence[C]) -> list[tuple[str, str, set[C]]]:
     """(part, what it lacks, the cases that have it)"""
     return [
         (name, what, having)
@@ -200,7 +201,7 @@ def _lacking(parts: Mapping[str, Cases], cases: Sequence[TrainingCase]) -> list[
     ]
 
 
-def _check_parts(parts: Mapping[str, Cases], cases: Sequence[TrainingCase]) -> None:
+def _check_parts(parts: Mapping[str, tuple[C, ...]], cases: Sequence[C]) -> None:
     for name, what, having in _lacking(parts, cases):
         patients = {case.patient for case in having}
         raise BadInput(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from types import TracebackType
 
 import numpy as np
@@ -25,13 +24,14 @@ from digipath.tiling import TileRule, tile_staining
 from digipath.training.data import Sample, Shape, Source
 from digipath.training.manifest import TrainingCase
 from digipath.training.readers import TILE_CACHE_BYTES, Readers
+from digipath.training.rounds import check_labels, one_hot, place_in_round
 from digipath.training.tile_draw import Cell, LabelledTile
 from digipath.values import Patch
 
 RGB = tuple[float, float, float]
 Stainings = dict[tuple[str, TileRule], Staining | None]  # of one reference, by the name of the case and the rule
 TRIES = 64  # tiles read for one before its slides count as unreadable
-ORDER, CELLS, CHANGES = range(1, 4)  # streams of random numbers
+CELLS, CHANGES = 2, 3  # streams of random numbers, beside that of `digipath.training.rounds`
 
 
 class _OpenSlide:
@@ -135,13 +135,6 @@ class _Tiles:
             return centre_crop(pixels, crop_px)
         return augment_tile(pixels, self.augmentation, rng, crop_px=crop_px)
 
-    def _turn(self, index: int, count: int, shuffle: bool) -> int:
-        """Which of `count` has its turn at an index, in rounds without repetition."""
-        if index < 0:
-            raise BadInput(f"expected the index of a sample from 0 on, received {index}")
-        turn, place = divmod(index, count)
-        return int(_order((self.seed, ORDER, turn), count)[place]) if shuffle else place
-
 
 class TileSource(_Tiles):
     """Tiles with their classes, by index; a context manager, safe to call from many threads.
@@ -179,7 +172,7 @@ class TileSource(_Tiles):
         super().__init__(cases, rule, augmentation=augmentation, seed=seed, stain=stain, stainings=stainings)
         if not tiles:
             raise BadInput("expected at least one tile to train on, received none")
-        _check_labels([tile.label for tile in tiles], classes)
+        check_labels([tile.label for tile in tiles], classes)
         self.tiles, self.classes, self.shuffle = tuple(tiles), classes, shuffle
         self._of_class = [
             [number for number, tile in enumerate(self.tiles) if tile.label == label] for label in range(classes)
@@ -204,11 +197,11 @@ class TileSource(_Tiles):
         Raises SlideUnreadable if neither it nor those that follow in its class can be read.
         """
         try:
-            first = self._turn(index, len(self.tiles), self.shuffle)
+            first = place_in_round(index, len(self.tiles), self.seed, shuffle=self.shuffle)
             pixels = self._first_readable(first)
             rng = np.random.default_rng((self.seed, CHANGES, index))
             changed = self._changed(pixels, rng, self.rule.tile_px)
-            return changed.astype(np.float32), _one_hot(self.tiles[first].label, self.classes)
+            return changed.astype(np.float32), one_hot(self.tiles[first].label, self.classes)
         except DigipathError as error:
             self.failure = error
             raise
@@ -220,7 +213,7 @@ class TileSource(_Tiles):
 
     def names(self, samples: Sequence[int]) -> list[str]:
         """The case of each of these samples, by its name."""
-        turns = (self._turn(index, len(self.tiles), self.shuffle) for index in samples)
+        turns = [place_in_round(index, len(self.tiles), self.seed, shuffle=self.shuffle) for index in samples]
         return [self.cases[self.tiles[turn].case].name for turn in turns]
 
     def _first_readable(self, first: int) -> NDArray[np.uint8]:
@@ -276,7 +269,7 @@ class BagSource(_Tiles):
         if not cases or not len(cases) == len(cells) == len(labels):
             received = f"{len(cases)}, {len(cells)} and {len(labels)}"
             raise BadInput(f"expected slides, the cells of each and the class of each, received {received}")
-        _check_labels(labels, classes)
+        check_labels(labels, classes)
         for case, own in zip(cases, cells, strict=True):
             if not len(own):
                 raise BadInput(f"expected tiles on every slide, there are none on {case.name}; leave it out")
@@ -304,16 +297,19 @@ class BagSource(_Tiles):
         Raises SlideUnreadable if no tile of the slide can be read.
         """
         try:
-            case = self._turn(index, len(self.cases), self.shuffle)
+            case = self._case(index)
             bag = np.stack(list(self._drawn(case, index)))
-            return bag.astype(np.float32), _one_hot(self.labels[case], self.classes)
+            return bag.astype(np.float32), one_hot(self.labels[case], self.classes)
         except DigipathError as error:
             self.failure = error
             raise
 
     def names(self, samples: Sequence[int]) -> list[str]:
         """The case of each of these bags, by its name."""
-        return [self.cases[self._turn(index, len(self.cases), self.shuffle)].name for index in samples]
+        return [self.cases[self._case(index)].name for index in samples]
+
+    def _case(self, index: int) -> int:
+        return place_in_round(index, len(self.cases), self.seed, shuffle=self.shuffle)
 
     def _drawn(self, case: int, index: int) -> Iterator[NDArray[np.uint8]]:
         """`bag` crops of a slide's tiles, none twice until each was seen; changed as read, since tiles are large."""
@@ -356,24 +352,8 @@ def channel_scaling(source: Source, samples: int) -> tuple[RGB, RGB]:
     return (red, green, blue), (at_red, at_green, at_blue)
 
 
-def _check_labels(labels: Sequence[int], classes: int) -> None:
-    if classes < 2 or not all(0 <= label < classes for label in labels):
-        raise BadInput(
-            f"expected labels below a number of classes from 2 on, received {sorted({*labels})} of {classes}"
-        )
-
-
-def _one_hot(label: int, classes: int) -> NDArray[np.float32]:
-    return np.eye(classes, dtype=np.float32)[label]
-
-
 def _unreadable(case: TrainingCase, tried: int) -> SlideUnreadable:
     return SlideUnreadable(
         f"expected a readable slide, {tried} tile(s) of its class or slide gave none; copy or export the file "
         f"again, or leave it out: {case.slide}"
     )
-
-
-@lru_cache(maxsize=64)
-def _order(key: tuple[int, ...], count: int) -> NDArray[np.int64]:
-    return np.random.default_rng(key).permutation(count)

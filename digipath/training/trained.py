@@ -74,22 +74,9 @@ def train_run(run: Run, name: str, folder: Path, shop: Workshop, *, schedule: Sc
     schedule = schedule or config.schedule_of(run.member)
     encoder = encoder_of(run.member.encoder)
     fitted = _fit(run, folder, shop, schedule, encoder)
-    file = shop.weights / f"{name}.weights.h5"
-    copy_atomically(fitted.weights, file)
     record = {
-        "name": name,
-        "run": run.name,
-        "seed": run.seed,
-        "schedule": asdict(schedule),
-        "epochs": len(fitted.history),
-        "best_epoch": fitted.best_epoch,
-        "stopped": fitted.stopped,
-        "minutes": round(fitted.seconds / 60, 2),
-        "encoder": None if encoder is None else encoder.record,
-        "versions": versions(),
+        **record_of(run, fitted, shop.weights / f"{name}.weights.h5", schedule, encoder),
         "multiple": patch_multiple(run.member.network, run.member.config),
-        "bytes": file.stat().st_size,
-        "sha256": sha256_of(file),
     }
     write_json(shop.weights / f"{name}.json", network_card(name, run, record, config, shop.manifest))
     write_json(folder / RECORD, record)
@@ -126,6 +113,35 @@ def _fit(run: Run, folder: Path, shop: Workshop, schedule: Schedule, encoder: En
                 progress=named(shop.progress, run.name),
                 cancel=shop.cancel,
             )
+
+
+class Named(Protocol):
+    """A network to train."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+def record_of(run: Named, fitted: Fitted, file: Path, schedule: Schedule, encoder: Encoder | None) -> dict[str, Any]:
+    """The record of a finished run, once its weights are copied to `file`, beside which its card will lie."""
+    copy_atomically(fitted.weights, file)
+    return {
+        "name": file.name.removesuffix(".weights.h5"),
+        "run": run.name,
+        "seed": run.seed,
+        "schedule": asdict(schedule),
+        "epochs": len(fitted.history),
+        "best_epoch": fitted.best_epoch,
+        "stopped": fitted.stopped,
+        "minutes": round(fitted.seconds / 60, 2),
+        "encoder": None if encoder is None else encoder.record,
+        "versions": versions(),
+        "bytes": file.stat().st_size,
+        "sha256": sha256_of(file),
+    }
 
 
 class Failing(Protocol):

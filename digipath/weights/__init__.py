@@ -11,7 +11,9 @@ from digipath.weights.arrival import fetch, import_weights
 from digipath.weights.cards import (
     DEFAULT,
     DEFAULT_FOREST,
+    DEFAULT_FUSION,
     DEFAULT_GRADER,
+    DEFAULT_VOLUME_GRADER,
     SCHEMA,
     cards_with_files,
     home,
@@ -26,7 +28,9 @@ from digipath.weights.integrity import sha256_of, verify, whereabouts
 __all__ = [
     "DEFAULT",
     "DEFAULT_FOREST",
+    "DEFAULT_FUSION",
     "DEFAULT_GRADER",
+    "DEFAULT_VOLUME_GRADER",
     "SCHEMA",
     "cards_with_files",
     "fetch",

@@ -25,6 +25,8 @@ from digipath.values import Card
 DEFAULT = "lymphnode-ensemble-v1"
 DEFAULT_FOREST = "lymphnode-pn-forest-v1"
 DEFAULT_GRADER = "glioma-tiles-demo-v1"
+DEFAULT_VOLUME_GRADER = "glioma-mri-demo-v1"
+DEFAULT_FUSION = "glioma-fusion-demo-v1"
 SCHEMA = "card.schema.json"
 
 

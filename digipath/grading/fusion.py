@@ -1,0 +1,207 @@
+"""One grade from several networks over slides and volumes of a patient: a soft vote of those whose input is there.
+
+Lerousseau et al. 2020, section 2.3: histological and radiological networks vote softly. A member is a card: a network
+or an ensemble for tiles, bags of tiles or volumes. Members of other classes than the fusion's need its card to say
+which of their classes mean which of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath.case import STATE_FILE
+from digipath.errors import BadCard, BadInput, CaseDiffers
+from digipath.grading import volume_networks
+from digipath.grading.fusion_report import write_fusion_report
+from digipath.grading.patient import Patient
+from digipath.grading.volume_files import OpenedVolume
+from digipath.measure.fusion import fused, mapped
+from digipath.measure.tile_grades import leading
+from digipath.result import Grade
+from digipath.values import Card
+from digipath.weights import members
+
+NOT_GIVEN = {True: "slides not given", False: "MRI not given"}
+
+
+@dataclass(frozen=True)
+class FusionMember:
+    """A card that votes, its weight, and how its classes are those of the fusion: class → class; None: they are."""
+
+    card: Card
+    weight: float
+    mapping: Mapping[str, str] | None
+
+    @property
+    def of_slides(self) -> bool:
+        """True of networks that see slides, False of those that see volumes."""
+        return self.card.output != volume_networks.OUTPUT
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A fusion card with its members."""
+
+    card: Card
+    members: tuple[FusionMember, ...]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one member says of a patient, or why it says nothing.
+
+    Attributes:
+        probabilities: (C,), of its own classes; None: it could not vote, because of `missing`.
+        case: the results behind it.
+    """
+
+    member: FusionMember
+    probabilities: NDArray[np.float64] | None
+    missing: str = ""
+    case: Grade | None = None
+
+
+def published(card: Card) -> Fusion:
+    """The members of a fusion card.
+
+    Raises:
+        UnknownWeights, BadCard: see `digipath.weights`; also members that grade neither slides nor volumes, and
+            classes for which the card declares no meaning.
+    """
+    weights, meaning = card.record.get("vote_weights", {}), card.record.get("mapping", {})
+    found = tuple(FusionMember(one, float(weights.get(one.name, 1.0)), meaning.get(one.name)) for one in members(card))
+    names = {member.card.name for member in found}
+    if unknown := sorted({*weights, *meaning} - names):
+        raise BadCard(f"{card.name} declares weights or classes of {unknown[0]}, which is no member: {card.path}")
+    for member in found:
+        check_meaning(card, member)
+    return Fusion(card, found)
+
+
+def check_meaning(card: Card, member: FusionMember) -> None:
+    """Raise BadCard unless a member grades, and each of its classes means one of the fusion's."""
+    one = member.card
+    if one.output not in ("tile", "bag", volume_networks.OUTPUT):
+        raise BadCard(f"{card.name}: member {one.name} grades neither slides nor volumes: {card.path}")
+    meaning = member.mapping
+    if meaning is None and set(one.classes) != set(card.classes):
+        raise BadCard(
+            f"{card.name}: member {one.name} has the classes {', '.join(one.classes)}; expected a mapping to "
+            f"{', '.join(card.classes)} in the fusion card: {card.path}"
+        )
+    if meaning is not None and (set(meaning) != set(one.classes) or set(meaning.values()) != set(card.classes)):
+        raise BadCard(
+            f"{card.name}: expected a mapping of {', '.join(one.classes)} to {', '.join(card.classes)} for {one.name}, "
+            f"got {dict(meaning)}: {card.path}"
+        )
+
+
+def grade_fused(fusion: Fusion, patient: Patient, folder: Path) -> Grade:
+    """Grade a patient by all members whose input is there, each in a folder of its own; the rest is declared missing.
+
+    Raises:
+        BadInput: no member could vote, with the reason of each. CaseDiffers: the folder holds a single result.
+        DigipathError: see `digipath.grade`.
+    """
+    if (folder / STATE_FILE).exists():
+        raise CaseDiffers(f"{folder} holds the result of one slide or volume; choose another --out")
+    opened = None if patient.files is None else OpenedVolume(patient.files)
+    said = [_asked(member, patient, folder / member.card.name, opened) for member in fusion.members]
+    voted = [one for one in said if one.probabilities is not None]
+    if not voted:
+        told = "; ".join(f"{one.member.card.name}: {one.missing}" for one in said)
+        raise BadInput(f"expected what at least one member of {fusion.card.name} needs: {told}")
+    slides = next((one.case.slides for one in said if one.case and one.case.slides), ())
+    volumes = tuple(volume for one in said if one.case for volume in one.case.volumes)
+    case = Grade(slides, folder, volumes)
+    write_fusion_report(case, _verdict(fusion, said), [fusion.card, *(one.card for one in fusion.members)])
+    return case
+
+
+def _asked(member: FusionMember, patient: Patient, folder: Path, opened: OpenedVolume | None) -> Said:
+    """What a member says, or what it lacks."""
+    name = str(member.card.path)
+    if member.of_slides:
+        if not patient.slides:
+            return Said(member, None, NOT_GIVEN[True])
+        case = patient.slide_run(name).case(patient.slides, folder)
+        return _of_slides(member, case)
+    if opened is None:
+        return Said(member, None, NOT_GIVEN[False])
+    graders = volume_networks.published(name, calibrated=patient.settings.calibrated)
+    reasons = {one.card.name: opened.lacks(one) for one in graders.members}
+    if all(reasons.values()):
+        return Said(member, None, "; ".join(dict.fromkeys(filter(None, reasons.values()))))
+    volume = patient.volume(graders, folder, opened)
+    return Said(member, _numbers(volume.verdict["probabilities"]), case=Grade((), folder, (volume,)))
+
+
+def _of_slides(member: FusionMember, case: Grade) -> Said:
+    """By tiles the mean over all tiles of all slides, by bags the mean over the slides."""
+    if member.card.output == "bag":
+        bags = case.bags
+        found = None if bags is None else bags["probabilities"]
+    else:
+        readout = case.readout()
+        found = None if readout.mean_grade is None else dict(readout.probabilities)
+    if found is None:
+        return Said(member, None, "no tile to grade on the slides", case)
+    return Said(member, _numbers(found), case=case)
+
+
+def _numbers(probabilities: Mapping[str, float]) -> NDArray[np.float64]:
+    return np.array(list(probabilities.values()), np.float64)
+
+
+def _verdict(fusion: Fusion, said: list[Said]) -> dict[str, Any]:
+    """As `GradedVolume.verdict`, of all members."""
+    classes = fusion.card.classes
+    voted = [one for one in said if one.probabilities is not None]
+    votes = {one.member.card.name: _in_terms_of(classes, one) for one in voted}
+    vote = fused(votes, {one.member.card.name: one.member.weight for one in voted})
+    return {
+        "grade": _leader(classes, vote),
+        "probabilities": dict(zip(classes, vote.tolist(), strict=True)),
+        "members": {one.member.card.name: _member(one, classes, votes[one.member.card.name]) for one in voted},
+        "missing": {one.member.card.name: one.missing for one in said if one.probabilities is None} | _within(said),
+    }
+
+
+def _leader(classes: tuple[str, ...], vote: NDArray[np.float64]) -> str:
+    """The most probable class, of equal ones the most malignant."""
+    grade = leading(vote)
+    assert grade is not None
+    return classes[grade]
+
+
+def _within(said: list[Said]) -> dict[str, str]:
+    """What members that are ensembles had to leave out themselves."""
+    volumes = [volume for one in said if one.case for volume in one.case.volumes]
+    return {name: why for volume in volumes for name, why in volume.verdict["missing"].items()}
+
+
+def _member(said: Said, classes: tuple[str, ...], vote: NDArray[np.float64]) -> dict[str, Any]:
+    """A member's part of the verdict; `probabilities` in the fusion's classes, `own` in its own."""
+    assert said.probabilities is not None
+    assert said.case is not None
+    return {
+        "grade": _leader(classes, vote),
+        "probabilities": dict(zip(classes, vote.tolist(), strict=True)),
+        "own": dict(zip(said.member.card.classes, said.probabilities.tolist(), strict=True)),
+        "weight": said.member.weight,
+        "sees": "volumes" if said.case.volumes else "slides",
+        "folder": said.member.card.name,
+    }
+
+
+def _in_terms_of(classes: tuple[str, ...], said: Said) -> NDArray[np.float64]:
+    """A member's probabilities of the fusion's classes, in their order."""
+    assert said.probabilities is not None
+    own = said.member.card.classes
+    return mapped(said.probabilities, own, said.member.mapping or {name: name for name in own}, classes)

@@ -1,0 +1,79 @@
+"""The verdict of a fusion → case.json and case.html beside the folders of its members."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from digipath.files import made_folder, write_atomically, write_json
+from digipath.grading.reporting import MAP
+from digipath.grading.volume_reporting import PLANES, seen_by
+from digipath.report import NOTICE, FusionInput, Shown, VerdictInput, VoteInput, fusion_page
+from digipath.result import CASE_FILE, Grade
+from digipath.run_record import heading
+from digipath.values import Card
+
+
+def write_fusion_report(case: Grade, verdict: Mapping[str, Any], cards: Sequence[Card]) -> None:
+    """Write both files.
+
+    Args:
+        case: its slides and volumes. verdict: see `digipath.grading.fusion`. cards: the fusion's, then its members'.
+    """
+    folder = made_folder(case.folder)
+    notes = list(dict.fromkeys(_notes(case)))
+    page = FusionInput(
+        case=folder.name,
+        verdict=_verdict_input(case, verdict),
+        pictures=list(_pictures(case)),
+        notes=notes,
+        run=heading("grade"),
+        cards=[card.record for card in cards],
+    )
+    write_atomically(folder / "case.html", fusion_page(page))
+    write_json(folder / CASE_FILE, {
+        "notice": NOTICE,
+        **verdict,
+        "weights": cards[0].name,
+        "slides": [
+            {"name": one.slide_name, "folder": str(one.folder.relative_to(folder)), "notes": one.summary["notes"]}
+            for one in case.slides
+        ],
+        "volumes": [str(one.folder.relative_to(folder)) for one in case.volumes],
+        "notes": notes,
+    })  # fmt: skip
+
+
+def _verdict_input(case: Grade, verdict: Mapping[str, Any]) -> VerdictInput:
+    """As the page shows it."""
+    volumes = {volume.folder.name: volume for volume in case.volumes}
+    tiles = sum(slide.run["tiles"]["graded"] for slide in case.slides)
+    slides = f"H&E: {len(case.slides)} slide{'s' * (len(case.slides) != 1)}, {tiles:,} tiles"
+    votes = []
+    for name, member in verdict["members"].items():
+        volume = volumes.get(member["folder"])
+        sees = slides if volume is None else "; ".join(seen_by(one) for one in volume.verdict["members"].values())
+        votes.append(VoteInput(name, sees, list(member["probabilities"].values()), member["weight"]))
+    probabilities = verdict["probabilities"]
+    return VerdictInput(
+        list(probabilities), verdict["grade"], list(probabilities.values()), votes, verdict["missing"]
+    )
+
+
+def _pictures(case: Grade) -> Iterator[Shown]:
+    """The map of each slide and the planes of each volume, as their own reports drew them."""
+    files = [(slide.folder / MAP, slide.slide_name) for slide in case.slides if not slide.of_folder]
+    files += [(volume.folder / PLANES, f"MRI, {volume.folder.name}") for volume in case.volumes]
+    for path, caption in files:
+        if path.is_file():
+            with Image.open(path) as picture:
+                yield Shown(picture.convert("RGB"), caption)
+
+
+def _notes(case: Grade) -> Iterator[str]:
+    for slide in case.slides:
+        yield from (f"{slide.slide_name}: {note}" for note in slide.summary["notes"])
+    for volume in case.volumes:
+        yield from (f"MRI: {note}" for note in volume.summary["notes"])

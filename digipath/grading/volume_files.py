@@ -1,0 +1,130 @@
+"""The MRI of a patient: which files, and what is computed of them once for all networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath.case import file_identity
+from digipath.grading.volume_networks import VolumeGrader
+from digipath.tumour import find_tumour
+from digipath.volume import bias_field_corrected, open_volumes, volume_files
+from digipath.volume_rois import BRAIN, Region, region_of
+from digipath.volume_values import Volume
+from digipath.weights import load_card
+
+Told = Callable[[str], object]
+
+@dataclass(frozen=True)
+class VolumeFiles:
+    """The files of one patient's MRI.
+
+    Attributes:
+        modalities: modality → NIfTI file or folder of a DICOM series.
+        brain, tumour: masks, where given.
+    """
+
+    modalities: Mapping[str, Path]
+    brain: Path | None = None
+    tumour: Path | None = None
+
+    @classmethod
+    def of(
+        cls,
+        volumes: Mapping[str, str | Path] | Sequence[str | Path],
+        brain: str | Path | None = None,
+        tumour: str | Path | None = None,
+    ) -> VolumeFiles:
+        """From what the caller gave. Raises BadVolume, NotFound: as `digipath.volume.volume_files`."""
+        return cls(volume_files(volumes), *(None if mask is None else Path(mask) for mask in (brain, tumour)))
+
+    @property
+    def name(self) -> str:
+        """Of the folder that the volumes lie in, which in most collections is the patient's."""
+        return next(iter(self.modalities.values())).resolve().parent.name
+
+    @property
+    def masks(self) -> dict[str, Path]:
+        """The masks that were given, by name."""
+        return {name: path for name in ("brain", "tumour") if (path := getattr(self, name)) is not None}
+
+    def identity(self) -> dict[str, Any]:
+        """What grades depend on."""
+        return {name: _identity_of(path) for name, path in {**self.modalities, **self.masks}.items()}
+
+
+class OpenedVolume:
+    """A patient's MRI, read when first asked for, and once for all networks, as is what is computed of it.
+
+    Args:
+        files: see `VolumeFiles`.
+    """
+
+    def __init__(self, files: VolumeFiles) -> None:
+        self.files = files
+        self._tumours: dict[str, NDArray[np.bool_]] = {}
+
+    @cached_property
+    def volume(self) -> Volume:
+        """As the files are. Raises what `digipath.volume.open_volumes` raises."""
+        return open_volumes(self.files.modalities, brain=self.files.brain, tumour=self.files.tumour)
+
+    @cached_property
+    def corrected(self) -> Volume:
+        """Without its bias field."""
+        return bias_field_corrected(self.volume)
+
+    def region(self, grader: VolumeGrader, *, slice_vox: int | None = None, told: Told | None = None) -> Region:
+        """What a network sees of the volume.
+
+        Args:
+            slice_vox: the axial slice for networks of slices. told: called with what takes long, before it is done.
+
+        Raises:
+            BadVolume: as `digipath.volume_rois.region_of`, or no tumour was found.
+        """
+        volume, rule = self.volume, grader.rule
+        if rule.bias_field:
+            if told is not None and "corrected" not in vars(self):
+                told("correcting the bias field")
+            volume, rule = self.corrected, replace(rule, bias_field=False)
+        if grader.segmenter is not None and self.sought(grader):
+            volume = replace(volume, tumour=self._found(grader.segmenter, told))
+        return region_of(volume, rule, slice_vox=slice_vox)
+
+    def sought(self, grader: VolumeGrader) -> bool:
+        """Whether a network looks at a tumour that another network has to find."""
+        return grader.rule.roi != BRAIN and self.files.tumour is None and grader.segmenter is not None
+
+    def _found(self, segmenter: str, told: Told | None) -> NDArray[np.bool_]:
+        """(X, Y, Z) where a card's network finds the tumour."""
+        if segmenter not in self._tumours:
+            if told is not None:
+                told(f"finding the tumour with {segmenter}")
+            self._tumours[segmenter] = find_tumour(self.volume, load_card(segmenter))
+        return self._tumours[segmenter]
+
+    def lacks(self, grader: VolumeGrader) -> str | None:
+        """Why a network cannot vote on these files, in words; None where it can."""
+        given = self.files.modalities
+        if lacking := [name for name in grader.rule.order if name not in given]:
+            return f"{', '.join(lacking)} not given"
+        if grader.rule.roi == BRAIN or self.files.tumour is not None:
+            return None
+        if grader.segmenter is None:
+            return "the tumour is not outlined (--tumour FILE)"
+        asked = load_card(grader.segmenter).record["input"]["order"]
+        lacking = [name for name in asked if name not in given]
+        return f"{', '.join(lacking)} not given, to find the tumour in" if lacking else None
+
+
+def _identity_of(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        return {"files": [file_identity(one) for one in sorted(path.iterdir()) if one.is_file()]}
+    return file_identity(path)

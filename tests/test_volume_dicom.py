@@ -1,0 +1,177 @@
+"""DICOM series to volumes: places in millimetres, slices in order, and series that are no volume."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_up_volumes import SHAPE_VOX, ellipsoid, head, write_image, write_series
+from scipy.spatial.transform import Rotation
+
+from digipath.errors import BadVolume
+from digipath.volume import open_volumes, volume_files
+
+ROWS_AND_COLUMNS = {
+    "axial": ((1, 0, 0), (0, 1, 0)),
+    "sagittal": ((0, 1, 0), (0, 0, -1)),
+    "coronal": ((1, 0, 0), (0, 0, -1)),
+    "oblique": tuple(Rotation.from_euler("xyz", [14, -8, 21], degrees=True).as_matrix().T[:2]),
+}
+
+
+@pytest.mark.parametrize("directions", ROWS_AND_COLUMNS.values(), ids=ROWS_AND_COLUMNS)
+def test_a_marked_pixel_keeps_its_millimetre(tmp_path, directions):
+    """Column 14, row 6, slice 9 of an LPS series, marked: at the same place in RAS."""
+    along_row, along_column = np.array(directions, float)
+    values = head()
+    values[14, 6, 9] = 999
+    write_series(
+        tmp_path / "t1c", values, spacing_mm=(0.9, 1.1, 2.5), origin_mm=(-12.5, 30.25, -8.0),
+        along_row=along_row, along_column=along_column,
+    )  # fmt: skip
+    normal = np.cross(along_row, along_column)
+    left, back, top = np.array((-12.5, 30.25, -8.0)) + 14 * 0.9 * along_row + 6 * 1.1 * along_column + 9 * 2.5 * normal
+    volume = open_volumes([tmp_path / "t1c"])
+    found_vox = np.argwhere(volume.voxels[..., 0] == 999)
+    assert len(found_vox) == 1
+    np.testing.assert_allclose(volume.affine_mm @ [*found_vox[0], 1], [-left, -back, top, 1], atol=1e-4)
+    assert sorted(volume.spacing_mm) == pytest.approx([0.9, 1.1, 2.5], abs=1e-5)
+
+
+def test_an_axial_series_by_literal_numbers(tmp_path):
+    """LPS axial: RAS indices run against columns and rows; the left, front, lowest voxel is where it was."""
+    write_series(tmp_path / "t1c", head(), spacing_mm=(1, 1, 2), origin_mm=(-10, -20, 5))
+    volume = open_volumes([tmp_path / "t1c"])
+    np.testing.assert_array_equal(volume.voxels[..., 0], head()[::-1, ::-1])
+    np.testing.assert_allclose(
+        volume.affine_mm, [[1, 0, 0, 10 - 23], [0, 1, 0, 20 - 19], [0, 0, 2, 5], [0, 0, 0, 1]], atol=1e-6
+    )
+    assert volume.notes == ("brain mask from voxels that are not 0, 3 ml",)
+
+
+def test_nifti_and_dicom_of_one_place_share_the_grid(tmp_path):
+    series = write_series(tmp_path / "t1c", head(), spacing_mm=(1, 1, 1))
+    file = write_image(tmp_path / "t2.nii", head("t2")[::-1, ::-1], np.array(
+        [[1, 0, 0, -(SHAPE_VOX[0] - 1)], [0, 1, 0, -(SHAPE_VOX[1] - 1)], [0, 0, 1, 0], [0, 0, 0, 1.0]]
+    ))  # fmt: skip
+    volume = open_volumes([series, file])
+    np.testing.assert_array_equal(volume.voxels[..., 1] > 0, volume.voxels[..., 0] > 0)
+    assert len(volume.notes) == 1  # nothing was resampled
+
+
+def test_the_description_of_a_series_names_it_where_the_folder_does_not(tmp_path):
+    write_series(tmp_path / "1", head("flair"), description="AX T2 FLAIR", series="1.2.1")
+    write_series(tmp_path / "2", head("t1c"), description="AX T1 POST GD", series="1.2.2")
+    write_series(tmp_path / "t2", head("t2"), description="AX T1", series="1.2.3")
+    found = volume_files([tmp_path / "1", tmp_path / "2", tmp_path / "t2"])
+    assert {name: path.name for name, path in found.items()} == {"t1c": "2", "t2": "t2", "flair": "1"}
+    write_series(tmp_path / "3", head(), description="DTI")
+    with pytest.raises(BadVolume, match="expected a name that states one modality"):
+        volume_files([tmp_path / "3"])
+
+
+def test_other_files_in_the_folder_are_passed_over(tmp_path):
+    folder = write_series(tmp_path / "t1c", head())
+    (folder / "notes.txt").write_text("T1 with contrast")
+    (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (folder / "more").mkdir()
+    assert open_volumes([folder]).shape_vox == SHAPE_VOX
+
+
+def test_a_given_brain_may_be_a_series(tmp_path):
+    folder = write_series(tmp_path / "t1c", head() + 5)
+    mask = write_series(tmp_path / "brain", ellipsoid().astype(np.int16))
+    assert open_volumes([folder], brain=mask).brain.sum() == 1744
+
+
+# ---- series that are no volume ----
+
+
+def left_out(*missing):
+    return lambda index, tags: index not in missing
+
+
+def tag(number, text, *, at=3):
+    def change(index, tags):
+        if index == at:
+            tags[number] = text
+
+    return change
+
+
+BAD_SERIES = {
+    "gap": (left_out(5), r"a gap of 4\.00 mm \(others 2\.00 mm\) after slice 5 of 15, 28_4\.dcm, at 8\.00 mm"),
+    "uneven": (tag("0020|0032", r"0\0\6.03"), r"a gap of 2\.03 mm \(others 2\.00 mm\) after slice 3 of 16"),
+    "twice": (tag("0020|0032", r"0\0\4"), r"(14_2|21_3)\.dcm at the place of slice 3 of 16"),
+    "sideways": (tag("0020|0032", r"0.5\0\6"), "shifted sideways against slice 3"),
+    "turned": (tag("0020|0037", r"0\1\0\-1\0\0"), r"slices of one orientation, 00_0\.dcm and 21_3\.dcm differ"),
+    "another patient": (tag("0010|0020", "P2"), "slices of one patient"),
+    "another series": (tag("0020|000e", "1.2.3.5"), r"one DICOM series, got 'AX T1' \(15 slices\), 'AX T1' \(1 slices\)"),
+    "no position": (tag("0020|0032", ""), r"expected 3 numbers of Image Position, got '' in .*21_3\.dcm"),
+    "skewed": (tag("0020|0037", r"1\0\0\0.7\0.7\0", at=0), "two perpendicular unit vectors"),
+    "one slice": (lambda index, tags: index == 8, "at least 2 slices, got one"),
+    "no slice": (lambda index, tags: False, "found none directly in"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), BAD_SERIES.values(), ids=BAD_SERIES)
+def test_series_that_are_no_volume_are_refused(tmp_path, change, words):
+    folder = write_series(tmp_path / "t1c", head(), change=change)
+    with pytest.raises(BadVolume, match=words) as caught:
+        open_volumes([folder])
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("off_mm", [0.005, 0.0199])
+def test_less_than_a_hundredth_of_the_distance_is_no_gap(tmp_path, off_mm):
+    folder = write_series(tmp_path / "t1c", head(), change=tag("0020|0032", rf"0\0\{6 + off_mm}"))
+    assert open_volumes([folder]).spacing_mm == pytest.approx((1, 1, 2), abs=1e-6)
+
+
+def test_every_second_slice_left_out_is_told(tmp_path):
+    folder = write_series(tmp_path / "t1c", head(), change=left_out(*range(0, 16, 2)))
+    assert open_volumes([folder]).notes[0] == (
+        "t1c: slices are 2 mm thick and 4 mm apart; is every second one missing?"
+    )
+
+
+def test_slices_of_another_size_are_refused(tmp_path):
+    folder = write_series(tmp_path / "t1c", head()[..., :8])
+    write_series(folder, head()[:-2, :, 8:9], origin_mm=(0, 0, 16))
+    write_series(tmp_path / "other", head()[:-2, :, 8:9], origin_mm=(0, 0, 16))
+    (tmp_path / "other" / "00_0.dcm").rename(folder / "99.dcm")
+    with pytest.raises(BadVolume, match="expected slices of one size"):
+        open_volumes([folder])
+
+
+@pytest.mark.parametrize("left", [0.5, 0.99])
+def test_a_broken_slice_is_named(tmp_path, left):
+    folder = write_series(tmp_path / "t1c", head())
+    raw = (folder / "21_3.dcm").read_bytes()
+    (folder / "21_3.dcm").write_bytes(raw[: int(len(raw) * left)])
+    with pytest.raises(BadVolume, match=r"cannot read .*21_3\.dcm; is it whole"):
+        open_volumes([folder])
+
+
+def test_modalities_of_different_patients_are_refused(tmp_path):
+    folders = [
+        write_series(tmp_path / name, head(name), patient=patient)
+        for name, patient in (("t1", "P1"), ("t1c", "P1"), ("t2", "P2"))
+    ]
+    with pytest.raises(BadVolume, match="different patients by their Patient ID: t1 P1, t1c P1, t2 P2"):
+        open_volumes(folders)
+    assert open_volumes(folders[:2]).modalities == ("t1", "t1c")
+    write_series(tmp_path / "t2", head("t2"), patient="")  # anonymous: nothing says otherwise
+    assert open_volumes(folders).modalities == ("t1", "t1c", "t2")
+
+
+def test_colours_and_single_files_are_refused(tmp_path):
+    import SimpleITK
+
+    folder = write_series(tmp_path / "t1c", head())
+    with pytest.raises(BadVolume, match="a folder of DICOM slices"):
+        open_volumes({"t1c": folder / "21_3.dcm"})
+    colours = SimpleITK.GetImageFromArray(np.zeros((20, 24, 3), np.uint8), isVector=True)
+    SimpleITK.WriteImage(colours, str(folder / "21_3.dcm"))
+    with pytest.raises(BadVolume, match=r"expected grey values, got colours in .*21_3\.dcm"):
+        open_volumes([folder])
