@@ -1,4 +1,4 @@
-"""Whole-tumour Dice on real MRI slices of low-grade gliomas, cross-validated by patient, beside a threshold and a forest.
+"""Whole-tumour Dice on real MRI slices of low-grade gliomas by patient, beside a threshold and a forest on pixels.
 
     python benchmarks/lgg_slices.py ../shared/data/mri_lgg_slices
 
@@ -8,8 +8,9 @@ are standardised by channel over the patient's own head. A patient's Dice is tha
 2 TP / (2 TP + FP + FN). For comparison, on the same folds: the brightest FLAIR, from a threshold chosen on the training
 patients, and a forest on the smoothed intensities about each pixel.
 
-Settings were chosen with --develop: the training patients of the first fold, in three inner folds. The two patients
-which that fold tests on took no part; the other twelve are tested by networks whose settings, but no weights, knew them.
+Settings were chosen with --develop: the training patients of the first fold, in three inner folds of four. The two
+patients which that fold tests on took no part; the other twelve are tested by networks that never saw them, but whose
+settings were chosen by what other networks made of them.
 
 Prints a table and one JSON object.
 """
@@ -32,11 +33,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from digipath.measure.scores import pooled_dice
 from digipath.training.schedule import Schedule
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Scores = dict[str, float]
+Table = dict[str, Scores]  # patient → method → Dice
 
 FOLDS, INNER_FOLDS = 7, 3
 SIDE_PX = 192  # the network's; slices have 256
@@ -92,14 +95,16 @@ def standardised(image: Pixels) -> Pixels:
     times the median distance from the median. Around the head all is 0.
     """
     values = image.astype(np.float32)
-    smooth = ndimage.gaussian_filter(values.max(axis=-1), 2)
-    head = ndimage.binary_fill_holes(smooth > HEAD_SHARE * np.percentile(smooth, 99))
+    brightest = ndimage.gaussian_filter(values.max(axis=-1), 2)
+    head = ndimage.binary_fill_holes(brightest > HEAD_SHARE * np.percentile(brightest, 99))
     depth = ndimage.distance_transform_edt(head)
-    inside = values[depth > min(SKULL_PX, depth.max() / 2)]
+    smooth = ndimage.gaussian_filter(values, (1, 1, 0))  # else both are whole grey values, too coarse
+    inside = smooth[depth > min(SKULL_PX, depth.max() / 2)]
     median = np.median(inside, axis=0)
     deviation = 1.4826 * np.median(abs(inside - median), axis=0)
     found = (values - median) / np.maximum(deviation, 1)
-    return np.asarray((found - LEAST_Z) / (MOST_Z - LEAST_Z) * 255 * (depth > SCALP_PX)[..., None]).clip(0, 255).round().astype(np.uint8)
+    grey = 255 * (found - LEAST_Z) / (MOST_Z - LEAST_Z) * (depth > SCALP_PX)[..., None]
+    return np.asarray(grey.clip(0, 255).round().astype(np.uint8))
 
 
 def in_folds(names: Sequence[str], count: int, *, seed: int) -> list[list[str]]:
@@ -205,7 +210,7 @@ def unet(
 
     source = AugmentedSlices(training, side_px=side_px, seed=seed)
 
-    def samples(first: int) -> Any:  # noqa: ANN401 - of the backend
+    def samples(first: int) -> Any:
         return batches(source, batch=schedule.batch, first=first, **SCALING)
 
     identity = {"patients": [patient.name for patient in training], "side_px": side_px}
@@ -215,7 +220,7 @@ def unet(
     return [segmented(made, patient.slices, side_px) for patient in unseen]
 
 
-def segmented(network: Any, slices: Pixels, side_px: int) -> NDArray[np.float32]:  # noqa: ANN401 - a Keras model
+def segmented(network: Any, slices: Pixels, side_px: int) -> NDArray[np.float32]:
     """Mean of the slices and their mirror images, (N, 256, 256)."""
     small = np.stack([resized(one, side_px) for one in slices]) * np.float32(SCALING["scale"]) + SCALING["offset"]
     found = network.predict(small, batch_size=8, verbose=0)[..., 0]
@@ -228,7 +233,7 @@ def flair_threshold(training: Sequence[Patient], unseen: Sequence[Patient]) -> l
     """FLAIR, smoothed over 2 px, above the value that gives the training patients the best mean Dice."""
     smooth = [ndimage.gaussian_filter(p.slices[..., FLAIR].astype(np.float32), (0, 2, 2)) for p in training]
     mean = {
-        value: statistics.fmean(dice(p.masks, s > value) for p, s in zip(training, smooth, strict=True))
+        value: statistics.fmean(dice(p, s > value) for p, s in zip(training, smooth, strict=True))
         for value in range(40, 256, 4)
     }
     best = max(mean, key=lambda value: mean[value])
@@ -265,6 +270,70 @@ def surroundings(image: Pixels) -> NDArray[np.float32]:
 # ---- scores ----
 
 
-def dice(truth: Mask, found: Mask) -> float:
+def dice(patient: Patient, found: Mask) -> float:
     """2 TP / (2 TP + FP + FN) over all slices of a patient."""
-    return float(2 * (truth & found).sum() / (truth.sum() + found.sum()))
+    return pooled_dice(patient.masks, found)
+
+
+def cross_validated(
+    patients: Mapping[str, Patient], folds: Sequence[Sequence[str]], folder: Path, *, seed: int
+) -> Table:
+    """Dice of each patient by each method, trained on the patients of the other folds."""
+    table: Table = {}
+    for number, held in enumerate(folds):
+        training = [patients[name] for fold in folds for name in fold if name not in held]
+        unseen = [patients[name] for name in held]
+        chances = unet(training, unseen, folder / f"fold-{number}", seed=seed)
+        found = {
+            "U-Net": [chance > 0.5 for chance in chances],
+            "FLAIR threshold": flair_threshold(training, unseen),
+            "pixel forest": forest(training, unseen, seed=seed),
+        }
+        for place, patient in enumerate(unseen):
+            table[patient.name] = {method: dice(patient, masks[place]) for method, masks in found.items()}
+            print(f"fold {number}, {patient.name}: {table[patient.name]}", file=sys.stderr, flush=True)
+    return table
+
+
+def summary(table: Table) -> dict[str, Scores]:
+    """Mean, standard deviation and median over the patients, of each method."""
+    found = {}
+    for method in next(iter(table.values())):
+        values = [scores[method] for scores in table.values()]
+        measures = {"mean": statistics.fmean, "sd": statistics.stdev, "median": statistics.median}
+        found[method] = {name: float(measure(values)) for name, measure in measures.items()}
+    return found
+
+
+def printed(table: Table) -> str:
+    """A row for each patient, then the summary."""
+    methods = list(next(iter(table.values())))
+    rows: dict[str, Scores] = dict(sorted(table.items()))
+    overall = summary(table)
+    rows |= {name: {method: overall[method][name] for method in methods} for name in ("mean", "sd", "median")}
+    lines = [f"{'Dice':16}" + "".join(f"{method:>17}" for method in methods)]
+    lines += [f"{name:16}" + "".join(f"{scores[method]:17.3f}" for method in methods) for name, scores in rows.items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of a folder of slices per patient")
+    parser.add_argument("--out", type=Path, help="keep the trainings here (default: a temporary folder)")
+    parser.add_argument("--seed", type=int, default=0, help="of folds and trainings")
+    parser.add_argument("--develop", action="store_true", help="only among the training patients of the first fold")
+    arguments = parser.parse_args()
+    began, worked = time.perf_counter(), time.process_time()
+    patients = {patient.name: patient for patient in read_patients(arguments.data)}
+    folds = in_folds(sorted(patients), FOLDS, seed=arguments.seed)
+    if arguments.develop:
+        folds = in_folds([name for fold in folds[1:] for name in fold], INNER_FOLDS, seed=arguments.seed)
+    with tempfile.TemporaryDirectory() as temporary:
+        table = cross_validated(patients, folds, arguments.out or Path(temporary), seed=arguments.seed)
+    minutes = {"wall": (time.perf_counter() - began) / 60, "cores": (time.process_time() - worked) / 60}
+    print(printed(table))
+    print(json.dumps({"dice": table, "summary": summary(table), "seed": arguments.seed, "minutes": minutes}))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ a fifth to test on. AlexNet learns from the training slices as they are, and fro
 Nothing is said here of transfer learning: weights of ImageNet are not at hand.
 
 The learning rate is that of Lo et al. 2019, who name no optimiser: --choose scores some on a fifth of the training
-slices, without the test slices. ../shared's set holds sagittal and coronal slices beside axial ones, unlike the paper's.
+slices, without the test slices. The set holds sagittal and coronal slices beside axial ones.
 
 A training that is stopped goes on with the same command. Prints a table and one JSON object.
 
@@ -53,7 +53,7 @@ CANDIDATES: tuple[dict[str, Any], ...] = (
     {"optimiser": "adam", "learning_rate": 0.001},
     {"optimiser": "adam", "learning_rate": 0.0001},
 )
-BATCH, STEPS_PER_EPOCH = 32, 50
+BATCH, STEPS_PER_EPOCH = 32, 125
 WEIGHTS = "network.weights.h5"
 
 
@@ -169,7 +169,7 @@ def alexnet(
         patience=None, keep="last", mixed_precision=True, **optimiser,
     )  # fmt: skip
 
-    def samples(first: int) -> Any:  # noqa: ANN401 - of the backend
+    def samples(first: int) -> Any:
         return batches(source, batch=BATCH, first=first, **SCALING)
 
     identity = {"arm": arm, "slices": len(training.labels), "groups": training.groups.tolist()}
@@ -205,7 +205,7 @@ def scores(truth: Labels, found: Labels) -> dict[str, float]:
     return {"macro_f1": float(f1), "accuracy": float((truth == found).mean())}
 
 
-def scored(path: Path, training: Slices, unseen: Slices, **settings: Any) -> dict[str, float]:  # noqa: ANN401
+def scored(path: Path, training: Slices, unseen: Slices, **settings: Any) -> dict[str, float]:
     """Scores of one training of AlexNet, kept in a file `path`; its weights, 228 MB, go once they are scored."""
     if path.exists():
         return dict(json.loads(path.read_text(encoding="utf-8")))
@@ -245,7 +245,7 @@ def chosen(slices: Slices, folder: Path, *, steps: int) -> list[dict[str, Any]]:
     found = []
     for number, optimiser in enumerate(CANDIDATES):
         settings = {"arm": AS_THEY_ARE, "seed": 0, "steps": steps, "optimiser": optimiser}
-        found.append({**optimiser, **scored(folder / f"choice{number}.json", inner.of(seen), inner.of(held), **settings)})
+        found.append(optimiser | scored(folder / f"choice{number}.json", inner.of(seen), inner.of(held), **settings))
         print(found[-1], file=sys.stderr, flush=True)
     return found
 

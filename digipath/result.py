@@ -235,7 +235,7 @@ class Grade:
         if self.folder == (self.volumes[0].folder if self.volumes else None):
             return self.volumes[0].verdict
         found = read_json(self.folder / CASE_FILE)
-        return {name: found[name] for name in VERDICT} if "members" in found else None
+        return {name: found[name] for name in VERDICT} if of_fusion(self.folder) else None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -246,8 +246,9 @@ class Grade:
 
     @property
     def complete(self) -> bool:
-        """True if every tile that was to be graded could be read."""
-        return all(slide.complete for slide in self.slides)
+        """True if every tile that was to be graded, by any member, could be read."""
+        members = () if self.verdict is None else self.verdict["members"].values()
+        return all(slide.complete for slide in self.slides) and all(one.get("complete", True) for one in members)
 
     @property
     def bags(self) -> dict[str, Any] | None:
@@ -264,7 +265,8 @@ class Grade:
 
     @property
     def probabilities(self) -> NDArray[np.float16]:
-        """(n, C) of the tiles of all slides."""
+        """(n, C) of the tiles of all slides. Raises BadInput: the case has no slides."""
+        self._check_slides()
         return np.concatenate([slide.probabilities for slide in self.slides])
 
     def readout(self, *, least_share: float | None = None, least_confidence: float | None = None) -> GradeReadout:
@@ -272,8 +274,7 @@ class Grade:
 
         Raises BadInput: the case has no slides.
         """
-        if not self.slides:
-            raise BadInput(f"expected slides to read, the case has MRI alone; its verdict is the grade: {self.folder}")
+        self._check_slides()
         least_share, least_confidence = thresholds(self.slides[0], least_share, least_confidence)
         areas = [slide.areas_mm2 for slide in self.slides]
         known = [area for area in areas if area is not None]
@@ -281,6 +282,15 @@ class Grade:
             self.probabilities, self.slides[0].classes, least_share=least_share, least_confidence=least_confidence,
             areas_mm2=np.concatenate(known) if len(known) == len(areas) else None,
         )  # fmt: skip
+
+    def _check_slides(self) -> None:
+        if not self.slides:
+            raise BadInput(f"expected slides to read, the case has MRI alone; its verdict is the grade: {self.folder}")
+
+
+def of_fusion(folder: Path) -> bool:
+    """Whether a folder with a case holds a vote of several members, not several slides alone."""
+    return "members" in read_json(folder / CASE_FILE)
 
 
 def tells_areas(run: Mapping[str, Any]) -> bool:

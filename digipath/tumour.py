@@ -33,6 +33,7 @@ def find_tumour(
     volume: Volume,
     card: Card,
     *,
+    corrected: bool = False,
     overlap: float = 0.5,
     runtime: str = "auto",
     precision: str = "auto",
@@ -44,6 +45,7 @@ def find_tumour(
     Args:
         volume: as it was read; its bias field and intensities are treated as the card says.
         card: of a network whose output is "voxels".
+        corrected: whether the bias field of `volume` is corrected already.
         overlap: share of a patch that its neighbour covers too, in [0, 1).
         runtime, precision: see `digipath.runtime.choose`.
         progress: called with patches done. cancel: asked between patches; True ends the work.
@@ -58,7 +60,7 @@ def find_tumour(
         Pereira et al. 2018, section 2.1.
     """
     predictors = segmenter_predictors(card, runtime=runtime, precision=precision)
-    prepared = as_card_wants(volume, card)
+    prepared = as_card_wants(volume, card, corrected=corrected)
     probability = tumour_probability(
         prepared,
         predictors,
@@ -92,14 +94,14 @@ def segmenter_predictors(card: Card, *, runtime: str = "auto", precision: str = 
         return [volume_predictor(network, (*asked["size"], len(asked["order"])), choice)]
 
 
-def as_card_wants(volume: Volume, card: Card) -> Volume:
+def as_card_wants(volume: Volume, card: Card, *, corrected: bool = False) -> Volume:
     """The modalities of a segmenter in its order, with intensities and spacing of the voxels as it was trained.
 
     Raises:
         BadVolume: a modality is not there.
     """
     asked = card.record["input"]
-    bias_field, standard = asked.get("bias_field", True), asked.get("standardise", "brain")
+    bias_field, standard = asked.get("bias_field", True) and not corrected, asked.get("standardise", "brain")
     prepared = with_intensities(volume, tuple(asked["order"]), bias_field=bias_field, standardise=standard)
     return _respaced(prepared, asked["spacing_mm"]) if "spacing_mm" in asked else prepared
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from digipath.errors import BadInput, Cancelled
+from digipath.errors import BadInput, BadVolume, Cancelled
 from digipath.files import made_folder
 from digipath.grading import volume_networks
 from digipath.grading.volume_files import OpenedVolume, VolumeFiles
-from digipath.grading.volume_networks import VolumeGraders
+from digipath.grading.volume_networks import VolumeGrader, VolumeGraders
 from digipath.grading_evaluation import write_evaluation
 from digipath.measure.fusion import fused
 from digipath.measure.tile_grades import leading_of_each
@@ -95,8 +96,7 @@ def _answers(
         opened = OpenedVolume(VolumeFiles(dict(case.modalities), case.brain, case.tumour))
         said = {}
         for one in graders.members:
-            pixels = volume_networks.network_input(one, opened.region(one))
-            said[one.card.name] = volume_networks.answer(models[one.card.name], pixels)
+            said[one.card.name] = volume_networks.answer(models[one.card.name], _pixels(one, opened, case.name))
         vote = fused(said, weights)[None].astype(np.float32)
         label = graders.classes.index(str(case.label))
         rows.append(Answers.of_slide(
@@ -105,3 +105,11 @@ def _answers(
         if opened.volume.notes:
             notes[case.name] = list(opened.volume.notes)
     return Answers.joined(rows)
+
+
+def _pixels(grader: VolumeGrader, opened: OpenedVolume, name: str) -> NDArray[np.float32]:
+    """What a network sees of a case; what is wrong with it is told with the case's name."""
+    try:
+        return volume_networks.network_input(grader, opened.region(grader))
+    except BadVolume as error:
+        raise BadVolume(f"case {name}: {error}") from error

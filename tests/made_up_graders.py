@@ -1,4 +1,4 @@
-"""A made-up patient's MRI as files, and cards of tiny networks with random weights; for tests of grades from volumes."""
+"""A made-up patient's MRI as files, and cards of tiny networks with random weights; for tests of grades from MRI."""
 
 from __future__ import annotations
 

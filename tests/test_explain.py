@@ -1,4 +1,4 @@
-"""Grad-CAM: its closed form, a planted patch, sizes, and what is refused."""
+"""Grad-CAM: its closed form, a planted patch, sizes, and what is refused; and `explain`, which chooses the method."""
 
 from __future__ import annotations
 
@@ -93,8 +93,7 @@ def test_a_network_is_cut_once_for_many_images(monkeypatch):
     """Of several sizes and classes, as if each had been asked for by itself; nothing is built on the way."""
     import keras
 
-    from digipath.explanations import gradients
-    from digipath.explanations import GradCam, grad_cam
+    from digipath.explanations import GradCam, grad_cam, gradients
     from digipath.nn import build
 
     keras.utils.set_random_seed(2)  # with some weights few classes have anything that speaks for them
@@ -184,3 +183,142 @@ def test_what_is_refused():
     joined = layers.Dense(2, activation="softmax")(network.get_layer("features").output)
     with pytest.raises(BadInput, match="softmax is a layer of its own"):
         grad_cam(keras.Model(network.input, joined), planted(), target=0)
+
+
+def by_hand_3d(**options):
+    """`by_hand` for volumes; its cells are 4 × 4 × 2 voxels."""
+    import keras
+    from keras import layers
+
+    image = keras.Input((None, None, None, 2), name="image")
+    x = layers.Conv3D(1, (4, 4, 2), strides=(4, 4, 2), use_bias=False, name="bright", **options)(image)
+    x = layers.ReLU(name="relu")(x)
+    x = layers.GlobalAveragePooling3D(keepdims=True, name="features")(x)
+    x = layers.Reshape((2,))(layers.Conv3D(2, 1, use_bias=False, name="logits")(x))
+    network = keras.Model(image, layers.Activation("softmax", name="probability")(x))
+    network.get_layer("bright").set_weights([np.full((4, 4, 2, 2, 1), 1 / 64)])
+    network.get_layer("logits").set_weights([np.array([-1.0, 1.0]).reshape(1, 1, 1, 1, 2)])
+    return network
+
+
+def planted_3d() -> np.ndarray:
+    voxels = np.zeros((16, 24, 10, 2), np.float32)
+    voxels[4:8, 16:20, 6:8] = 1
+    return voxels
+
+
+def test_a_planted_patch_is_found_in_a_volume():
+    """By the last features with more than one cell, though those behind them have five axes too."""
+    from digipath.explanations import grad_cam
+
+    found = grad_cam(by_hand_3d(), planted_3d(), target=1)
+    assert (found.shape, found.dtype, found.max(), found.min()) == ((16, 24, 10), np.float32, 1, 0)
+    # The cell's centre lies at 5.5 along x and at 6.5 along z; its neighbours' lie 4 and 2 voxels away.
+    np.testing.assert_allclose(found[4:12, 18, 6], [5 / 7, 1, 1, 5 / 7, 3 / 7, 1 / 7, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(found[6, 18], [0, 0, 0, 0, 0, 1 / 3, 1, 1, 1 / 3, 0], atol=1e-6)
+    np.testing.assert_array_equal(grad_cam(by_hand_3d(), planted_3d(), target=1, layer="relu"), found)
+    with pytest.raises(BadInput, match="layer 'logits' has no features in space"):
+        grad_cam(by_hand_3d(), planted_3d(), target=1, layer="logits")
+
+
+def residual(**config):
+    import keras
+
+    from digipath.nn import build
+
+    keras.utils.set_random_seed(1)
+    return build("grading-3d", input_channels=2, patch=16, widths=(2, 3, 4, 4), dense=(4,), **config)
+
+
+def voxels_16() -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 1, (16, 16, 16, 2)).astype(np.float32)
+
+
+def test_explain_takes_the_third_and_the_fourth_block_of_a_residual_network():
+    from digipath.explanations import explain, grad_cam
+
+    network, voxels = residual(), voxels_16()
+    third, fourth = (grad_cam(network, voxels, target=0, layer=name) for name in ("res3", "res4"))
+    assert (third.max(), fourth.max()) == (1, 1)
+    assert np.abs(third - fourth).max() > 0.1
+    both = (third + fourth) / 2
+    found = explain(network, voxels, target=0)
+    np.testing.assert_allclose(found, both / both.max(), atol=1e-6)
+    assert (found.dtype, found.min() >= 0, found.max()) == (np.float32, True, 1)
+    np.testing.assert_array_equal(explain(network, voxels, target=0, layer=["res3", "res4"]), found)
+    np.testing.assert_array_equal(explain(network, voxels, target=0, layer="res3"), third)
+
+
+def test_explain_takes_the_last_features_of_any_other_network():
+    from digipath.explanations import explain, grad_cam
+
+    np.testing.assert_array_equal(explain(by_hand(), planted(), target=1), grad_cam(by_hand(), planted(), target=1))
+
+
+def test_explain_asks_for_the_class_that_the_network_calls():
+    from digipath.explanations import explain
+
+    network, voxels = residual(), voxels_16()
+    called = int(np.asarray(network(voxels[None]))[0].argmax())
+    for method in ("grad-cam", "guided-backpropagation"):
+        found = [explain(network, voxels, method=method, target=target) for target in (called, 1 - called)]
+        np.testing.assert_array_equal(explain(network, voxels, method=method), found[0])
+        assert np.abs(found[0] - found[1]).max() > 0.1
+
+
+def test_guided_backpropagation_becomes_one_map_that_is_high_where_it_matters():
+    """The largest magnitude over the channels: a falling gradient counts as much as a rising one."""
+    from digipath.explanations import explain, guided_backpropagation
+
+    network, voxels = residual(), voxels_16()
+    signed = guided_backpropagation(network, voxels, target=1)
+    found = explain(network, voxels, method="guided-backpropagation", target=1)
+    np.testing.assert_allclose(found, np.abs(signed).max(axis=-1) / np.abs(signed).max(), rtol=1e-6)
+    assert (found.shape, found.dtype, found.max()) == ((16, 16, 16), np.float32, 1)
+    assert signed.reshape(-1)[np.abs(signed).argmax()] < 0 or (found[np.min(signed, axis=-1) < 0] > 0).all()
+
+
+def test_what_explain_refuses():
+    import keras
+    from keras import layers
+
+    from digipath.explanations import explain
+    from digipath.nn import build
+
+    network, voxels = residual(), voxels_16()
+    for options, message in (
+        ({"method": "lime"}, "a method among grad-cam, guided-backpropagation, got 'lime'"),
+        ({"layer": "res9"}, "has no layer 'res9'"),
+        ({"layer": []}, "expected the names of one layer or more, got none"),
+        ({"target": 2}, "a class from 0 to 1, got 2"),
+        ({"layer": "res3", "method": "guided-backpropagation"}, "goes back to the image itself"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            explain(network, voxels, **options)
+    with pytest.raises(BadInput, match=r"an image of the shape \(16, 16, 16, 2\), got \(16, 16, 16, 1\)"):
+        explain(network, voxels[..., :1])
+    with pytest.raises(BadInput, match="finite numbers"):
+        explain(network, np.where(voxels > 3, np.nan, voxels))
+    with pytest.raises(BadInput, match="classes of a whole image"):
+        explain(build("unet-small", patch=32), np.zeros((32, 32, 3)))
+    unbuilt = keras.Sequential([layers.Flatten(), layers.Dense(2)], name="unbuilt")
+    with pytest.raises(BadInput, match="made of layers with one input and one output, got 'unbuilt'"):
+        explain(unbuilt, np.zeros((8, 8, 3)))
+    image = keras.Input((8, 8, 3))
+    flat = keras.Model(image, layers.Dense(2)(layers.Flatten()(image)))
+    with pytest.raises(BadInput, match="has no features in space"):
+        explain(flat, np.zeros((8, 8, 3)))
+
+
+def test_a_network_without_relus_has_grad_cam_alone():
+    import keras
+
+    from digipath.explanations import explain
+    from digipath.nn import build
+
+    keras.utils.set_random_seed(1)
+    network = build("efficientnet-b0", patch=32)
+    pixels = np.random.default_rng(0).normal(0, 1, (32, 32, 3)).astype(np.float32)
+    with pytest.raises(BadInput, match=r"a rule of ReLU layers, '.*' is s.*; take Grad-CAM"):
+        explain(network, pixels, method="guided-backpropagation")
+    assert explain(network, pixels, layer="block4a_expand_activation").shape == (32, 32)

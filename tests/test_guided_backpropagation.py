@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from pathlib import Path
 
@@ -22,14 +23,14 @@ def test_both_methods_equal_their_formulas_by_hand():
     worst = explained_by_hand.worst_errors()
     assert worst["guided"] < 1e-5
     assert worst["grad-cam"] < 1e-5
-    assert worst["shown"] >= 9
+    assert worst["shown"] > 0.5
 
 
 def test_they_do_on_jax():
     pytest.importorskip("jax", reason="jax is not installed")
     tests = str(Path(__file__).parent)
     script = f"import sys; sys.path.insert(0, {tests!r}); from explained_by_hand import worst_errors\n"
-    script += "worst = worst_errors(); print(worst['guided'] < 1e-5, worst['grad-cam'] < 1e-5, worst['shown'] >= 9)"
+    script += "worst = worst_errors([2]); print(worst['guided'] < 1e-5, worst['grad-cam'] < 1e-5, worst['shown'] > 0.5)"
     assert run_on("jax", script) == "True True True"
 
 
@@ -39,7 +40,7 @@ def test_the_rule_is_not_the_plain_gradient(rank):
     from digipath.explanations import guided_backpropagation
 
     network = explained_by_hand.network(rank)
-    hand, image = explained_by_hand.ByHand.of(network), np.random.default_rng(1).normal(0, 1, (6, 6, 6)[:rank] + (2,))
+    hand, image = explained_by_hand.ByHand.of(network), np.random.default_rng(1).normal(0, 1, (*(6, 6, 6)[:rank], 2))
     plain, guided = hand.guided(image, 1, rule=False), guided_backpropagation(network, image, target=1)
     assert np.abs(guided - plain).max() > 0.1 * np.abs(plain).max()
     assert (guided < 0).any(), "signed"
@@ -118,7 +119,9 @@ def test_the_network_is_left_as_it_was():
     network = explained_by_hand.network(2, fused=True)
     pixels = np.random.default_rng(0).normal(0, 1, (6, 6, 2)).astype(np.float32)
     weights, answer = [one.copy() for one in network.get_weights()], np.asarray(network(pixels[None]))
+    state = random.getstate()
     first = guided_backpropagation(network, pixels, target=0)
+    assert random.getstate() == state, "Keras' seeds are drawn there"
     assert network.get_layer("conv1").activation is keras.activations.relu
     for now, then in zip(network.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(now, then)
@@ -127,27 +130,45 @@ def test_the_network_is_left_as_it_was():
 
 
 @pytest.mark.parametrize(
-    ("name", "config", "side"),
+    ("name", "config"),
     [
-        ("resnet18", {"widths": (4, 4, 4, 4)}, 32),
-        ("densenet169-3d", {"blocks": (1, 1, 1, 1), "growth": 4, "initial": 4, "input_channels": 3}, 32),
-        ("alexnet", {"variant": "two-column"}, 227),
+        ("resnet18", {"widths": (4, 4, 4, 4)}),
+        ("densenet169-3d", {"blocks": (1, 1, 1, 1), "growth": 4, "initial": 4, "input_channels": 3}),
     ],
 )
-def test_networks_of_the_library_have_it(name, config, side):
-    """ReLUs as layers among norms, shortcuts, joined columns and layers of our own."""
+def test_networks_of_the_library_have_it(name, config):
     import keras
 
     from digipath.explanations import guided_backpropagation
     from digipath.nn import build
 
     keras.utils.set_random_seed(1)
-    network = build(name, patch=side, **config)
+    network = build(name, patch=32, **config)
     pixels = np.random.default_rng(0).normal(0, 1, network.input_shape[1:]).astype(np.float32)
     found = guided_backpropagation(network, pixels, target=1)
     assert found.shape == pixels.shape
     assert np.isfinite(found).all()
     assert np.count_nonzero(found) > 0.1 * found.size
+
+
+def test_columns_that_are_split_by_an_operation_and_layers_of_our_own():
+    """As in AlexNet: what is no layer is kept as it is; here each column is the network of the other's channels."""
+    import keras
+    from keras import layers
+
+    from digipath.explanations import guided_backpropagation
+    from digipath.nn.alexnet import ResponseNormalization
+
+    keras.utils.set_random_seed(1)
+    image = keras.Input((8, 8, 4))
+    conv = layers.Conv2D(3, 3, activation="relu")
+    halves = [ResponseNormalization()(conv(half)) for half in keras.ops.split(image, 2, axis=-1)]
+    x = layers.GlobalAveragePooling2D()(layers.Add()(halves))
+    network = keras.Model(image, layers.Activation("softmax")(layers.Dense(2)(x)))
+    half = np.random.default_rng(0).normal(0, 1, (8, 8, 2)).astype(np.float32)
+    found = guided_backpropagation(network, np.concatenate([half, half], axis=-1), target=0)
+    np.testing.assert_array_equal(found[..., :2], found[..., 2:])
+    assert np.abs(found).max() > 0
 
 
 def test_what_the_rule_says_nothing_about_is_refused():

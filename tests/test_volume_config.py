@@ -16,6 +16,15 @@ from digipath.training.volume_plan import plan_runs, prepare_volumes, split_case
 from digipath.volume_augment import LEROUSSEAU, PEREIRA
 from digipath.volume_rois import VolumeRule
 
+FINDER = {
+    "schema": 1, "name": "finder", "kind": "network", "task": "finding", "output": "voxels",
+    "classes": ["background", "tumour"], "positive": "tumour", "activation": "softmax",
+    "network": {"name": "unet-3d", "config": {}},
+    "input": {"modality": "volume", "order": ["t1c"], "size": [8, 8, 8]},
+    "file": "finder.weights.h5", "urls": [], "bytes": None, "sha256": None, "sha256_reason": "made up",
+    "licence": "CC0-1.0", "citation": "none", "training": {"data": "none", "split": "none"}, "metrics": [],
+    "intended_use": "Tests.", "limits": ["Made up."],
+}  # fmt: skip
 ALL = ("t1", "t1c", "t2", "flair")
 
 
@@ -111,7 +120,7 @@ def test_variants_say_what_differs(tmp_path):
         ('[network]\nname = "alexnet"\n[augmentation]\npreset = "pereira"', "one of svhn, conventional, none"),
         ("[augmentation]\ngamma = [1]", r"gamma must be a list of two numbers"),
         ("[split]\nfolds = 1", r"\[split\] expected folds of at least 2"),
-        ("[split]\ntest = 0.0", r"\[split\] expected shares that leave cases to train on, and .* some to test on"),
+        ("[split]\ntest = 0.0", r"\[split\] expected shares that leave cases .* without folds some to test on"),
         ("[split]\nvalidation = 1.0\nfolds = 3", r"\[split\] expected shares"),
         ("[tiles]\nmpp = 1.0", "there is no 'tiles'"),
         ('[[variant]]\nname = "base"\n[variant.volume]\nmargin_vox = 3', "none called base"),
@@ -129,6 +138,11 @@ def test_a_segmenter_is_a_card_of_voxels(tmp_path):
         config(tmp_path, top='segmenter = "glioma-tiles-demo-v1"')
     with pytest.raises(UnknownWeights):
         config(tmp_path, top='segmenter = "nonsense"')
+    (tmp_path / "finder.json").write_text(json.dumps(FINDER))
+    with pytest.raises(BadInput, match="looks at the tumour, which finder finds, all see the brain"):
+        config(tmp_path, top='segmenter = "finder.json"')
+    told = config(tmp_path, '[volume]\nroi = "tumour"', top='segmenter = "finder.json"')
+    assert told.record()["segmenter"] == "finder"
 
 
 def test_the_example_shows_every_setting_with_its_default(tmp_path):

@@ -44,7 +44,7 @@ def test_a_shading_is_taken_out(shaded, corrected):
     volume, bright = shaded
     before = spread_of_tissues(volume.voxels[..., 0], volume.brain, bright)
     after = spread_of_tissues(corrected.voxels[..., 0], volume.brain, bright)
-    assert min(before) > 0.18
+    assert min(before) > 0.14
     assert max(after) < 0.05
 
 
@@ -130,19 +130,18 @@ def test_each_modality_by_itself_and_gain_and_offset_do_not_matter():
 
 
 def test_sums_are_made_in_float64():
-    """Ten million voxels of 10,000 ± 1: float32 sums are off by more than the deviation."""
-    values = np.full((240, 240, 180, 1), 10_001, np.float32)
-    values[::2] = 9_999
+    """A tenth of the voxels at 100,001, the others at 100,000: with sums of float32 they come to 3.02 and −0.31."""
+    values = np.full((100, 100, 100, 1), 100_000, np.float32)
+    values[::10] += 1
     volume = replace(made_volume(("t1",), shape_vox=(2, 2, 2)), voxels=values, brain=np.ones(values.shape[:3], bool))
-    found = standardised(volume).voxels
-    assert np.unique(found).tolist() == [-1, 1]
+    assert np.unique(standardised(volume).voxels).tolist() == pytest.approx([-1 / 3, 3], rel=1e-6)
 
 
 def test_nothing_to_standardise_is_refused():
     volume = made_volume(("t1", "t2"))
     voxels = volume.voxels.copy()
     voxels[volume.brain, 1] = 0.1
-    with pytest.raises(BadVolume, match="expected different intensities in the brain, t2 is 0.1 everywhere"):
+    with pytest.raises(BadVolume, match=r"expected different intensities in the brain, t2 is 0\.1 everywhere"):
         standardised(replace(volume, voxels=voxels))
     with pytest.raises(BadInput, match="standardise inside brain or image, got 'head'"):
         standardised(volume, "head")
@@ -150,5 +149,5 @@ def test_nothing_to_standardise_is_refused():
 
 
 def test_made_up_heads_are_what_the_tests_think():
-    assert head().max() == 209
+    assert head().max() == 208
     assert ellipsoid().sum() == 1744

@@ -52,6 +52,7 @@ def test_files_come_in_one_order_whatever_the_order_given(tmp_path):
         (["TCGA-01_t1.nii", "TCGA-02_t2.nii"], "different patients by name: t1 TCGA-01_t1.nii and t2 TCGA-02_t2.nii"),
         ({"t2": "TCGA-02_t2.nii", "t1": "TCGA-01_t1.nii"}, "different patients by name"),
         (["smith_t1.nii", "smith_flair.nii", "jones_t2.nii"], "different patients by name"),
+        (["TCGA-01_t1.nii", "TCGA_t1c.nii", "TCGA-02_t2.nii"], "different patients by name"),
         (["sub-01_T1w.nii", "sub-02_T2w.nii"], "different patients by name"),
     ],
 )

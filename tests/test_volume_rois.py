@@ -204,3 +204,22 @@ def test_explanations_of_another_rank_are_refused(volume):
         on_grid(region.pixels, region, SHAPE)
     with pytest.raises(BadInput, match="2 axes for this region"):
         on_grid(region.pixels[..., 0], picture, SHAPE)
+
+
+@pytest.mark.real_data
+def test_in_a_real_volume_a_voxel_comes_back_at_its_millimetre(shared_data):
+    from digipath.volume import open_volumes
+
+    folder = shared_data / "mri_3d" / "TCGA-FG-6692"
+    volume = open_volumes({"t1c": folder / "t1c.nii.gz"}, tumour=folder / "seg.nii.gz")
+    rng = np.random.default_rng(0)
+    marks = np.argwhere(volume.tumour)[rng.integers(0, volume.tumour.sum(), 3)]
+    for roi in ("brain", "tumour"):
+        rule = VolumeRule(("t1c",), roi, (96, 96, 96), bias_field=False)
+        for mark in marks:
+            voxels = volume.voxels.copy()
+            voxels[(*mark, 0)] = 20 * voxels.max()
+            region = region_of(replace(volume, voxels=voxels), rule)
+            back = on_grid(region.pixels[..., 0], region, volume.shape_vox)
+            found = np.unravel_index(back.argmax(), back.shape)
+            np.testing.assert_allclose(volume.affine_mm @ [*found, 1], volume.affine_mm @ [*mark, 1])

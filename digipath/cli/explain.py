@@ -128,5 +128,6 @@ def _in_words(check: RandomisationCheck) -> str:
     if not check.correlations:
         return "check: FAILED, the explanation is constant, or that of every network of random weights"
     verdict = "passed" if check.passed else "FAILED"
-    networks = f"{len(check.correlations)} networks of random weights"
+    count = len(check.correlations)
+    networks = f"{count} {'network' if count == 1 else 'networks'} of random weights"
     return f"check: {verdict}, rank correlation {check.correlation:.2f} (at most 0.3) with {networks}"

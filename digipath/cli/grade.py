@@ -180,7 +180,8 @@ def _tell_verdict(result: Grade) -> None:
         print(f"  {name}: {member['grade']} ({_in_words(member['probabilities'])}), weight {member['weight']:g}")
     for name, why in verdict["missing"].items():
         print(f"  {name} did not vote: {why}")
-    for note in dict.fromkeys(note for one in (*result.slides, *result.volumes) for note in one.summary["notes"]):
+    summaries = [*(slide.summary for slide in result.slides), *(volume.summary for volume in result.volumes)]
+    for note in dict.fromkeys(note for summary in summaries for note in summary["notes"]):
         print(note)
     for volume in result.volumes:
         for files in volume.explanations.values():

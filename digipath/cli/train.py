@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     AnyConfig = Config | TileConfig | BagConfig | VolumeConfig
 
-EXAMPLES = ("segmentation", "tiles", "bags", "volumes")
+EXAMPLES = ("segmentation", "tiles", "bags", "volumes", "tumours")
 
 
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
@@ -29,6 +29,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "  digipath train --example tiles > my.toml             to grade slides by their tiles\n"
         "  digipath train --example bags > my.toml              to grade slides by bags of tiles\n"
         "  digipath train --example volumes > my.toml           to grade MRI\n"
+        "  digipath train --example tumours > my.toml           to find tumours in MRI\n"
         "  digipath train --config my.toml --dry-run            check everything, print the plan\n"
         "  digipath train --config my.toml --out my-networks    the same command goes on after an interruption\n"
         "  digipath segment slide.svs --weights my-networks/weights/NAME.json\n"
@@ -46,13 +47,14 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from digipath.training import bag_config, grading_config, volume_config
+    from digipath.training import bag_config, grading_config, tumour_config, volume_config
     from digipath.training.config import example, read_config
 
     examples = {
         grading_config.TASK: grading_config.tile_example,
         bag_config.TASK: bag_config.bag_example,
         volume_config.TASK: volume_config.volume_example,
+        tumour_config.TASK: tumour_config.tumour_example,
     }
     if arguments.example:
         print(examples.get(arguments.example, example)(), end="")
@@ -63,6 +65,7 @@ def _train(arguments: argparse.Namespace) -> int:
         grading_config.TASK: grading_config.read_tile_config,
         bag_config.TASK: bag_config.read_bag_config,
         volume_config.TASK: volume_config.read_volume_config,
+        tumour_config.TASK: tumour_config.read_tumour_config,
     }
     read = readers.get(grading_config.task_of(arguments.config) or "", read_config)
     config = read(arguments.config, seed=arguments.seed)
@@ -90,9 +93,9 @@ def _plan(config: AnyConfig) -> list[str]:
     from digipath.training.volume_config import VolumeConfig
 
     if isinstance(config, VolumeConfig):
-        from digipath.training.volume_plan import prepare_volumes
+        from digipath.training import volume_plan
 
-        return prepare_volumes(config).lines()
+        return volume_plan.planned(config).lines()
 
     if isinstance(config, BagConfig):
         from digipath.training.bag_plan import prepare_bags, survey

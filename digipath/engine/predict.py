@@ -101,7 +101,8 @@ def predict_maps(
     Args:
         read: reads one patch of `grid.remaining(into.rows_done)`; called from `readers` threads.
         grid: patches in working pixels, of any spatial rank.
-        predictors: M callables (B, *patch, channels) → (B, *patch, C) float32 in [0, 1].
+        predictors: M callables (B, *patch, channels) → (B, *patch, C) float32 in [0, 1]; those with a `context`
+            get patches with so many pixels more on every side, which `read` must give.
         wanted: uint8 of any resolution over the grid's field: BACKGROUND, PREDICTED (to be
             predicted) or EXCLUDED; the maps are 0 on background.
         into: receives `probability`, `aleatoric`, `epistemic` (float32, (rows, *rest, C), NaN on

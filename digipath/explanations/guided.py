@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from digipath.errors import BadInput
 from digipath.explanations import gradients
+from digipath.explanations.copies import made_anew
 from digipath.explanations.gradients import Floats, Tensor
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _copied(operation: Any) -> Any:  # noqa: ANN401 - a layer or an operation
     guided = _guided_relu(operation)
     if isinstance(operation, layers.ReLU):
         return layers.Activation(guided, name=operation.name, dtype=operation.dtype_policy)
-    copy = type(operation).from_config(operation.get_config())
+    copy = made_anew(operation, lambda: 0)
     if guided is not None:
         copy.activation = guided
     return copy

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from digipath.errors import BadInput
 from digipath.explanations import gradients
+from digipath.explanations.copies import made_anew
 from digipath.explanations.gradients import Floats
 from digipath.explanations.methods import GRAD_CAM, explain
 
@@ -100,24 +101,11 @@ def rank_correlation(a: Floats, b: Floats) -> float:
 
 
 def _randomised(network: keras.Model, chance: np.random.Generator) -> keras.Model:
-    """The same network with weights as they are before any training. No global seed is touched."""
+    """The same network with weights as they are before any training."""
     import keras
 
-    def drawn(operation: Any) -> Any:  # noqa: ANN401 - a layer or an operation
-        config = operation.get_config()
-        _reseed(config, chance)
-        return type(operation).from_config(config)
+    def seed() -> int:
+        return int(chance.integers(2**31))
 
-    return keras.models.clone_model(keras.Model(network.input, network.output), clone_function=drawn)
-
-
-def _reseed(config: Any, chance: np.random.Generator) -> None:  # noqa: ANN401 - what a configuration may hold
-    """Give each initialiser in a layer's configuration a seed of its own."""
-    if isinstance(config, dict):
-        if "seed" in config:
-            config["seed"] = int(chance.integers(2**31))
-        for value in config.values():
-            _reseed(value, chance)
-    elif isinstance(config, list | tuple):
-        for value in config:
-            _reseed(value, chance)
+    whole = keras.Model(network.input, network.output)
+    return keras.models.clone_model(whole, clone_function=lambda one: made_anew(one, seed))

@@ -8,6 +8,7 @@ from pathlib import Path
 from digipath.errors import BadInput, CaseDiffers
 from digipath.grading import fusion, volume_networks
 from digipath.grading.bags import BagDraw
+from digipath.grading.graders import SLIDE_OUTPUTS
 from digipath.grading.patient import Patient, slides_of
 from digipath.grading.slide_case import GALLERY, GradeSettings, Reading
 from digipath.grading.volume_case import VolumeSettings
@@ -119,13 +120,14 @@ def _graded(patient: Patient, weights: str | None, out: Path | None) -> Grade:
         return fusion.grade_fused(fusion.published(card), patient, folder)
     if both:
         raise BadInput(f"{name} grades one modality; expected slides or volumes alone, or a fusion card")
-    if card.output != volume_networks.OUTPUT:
-        if not patient.slides:
-            raise BadInput(f"{name} grades slides; expected slides, got MRI volumes")
-        return patient.slide_run(name).case(patient.slides, folder)
     if patient.files is None:
-        raise BadInput(f"{name} grades MRI; expected volumes, got slides")
+        if card.output == volume_networks.OUTPUT:
+            raise BadInput(f"{name} grades MRI; expected volumes, got slides")
+        return patient.slide_run(name).case(patient.slides, folder)
+    if card.output in SLIDE_OUTPUTS:
+        raise BadInput(f"{name} grades slides; expected slides, got MRI volumes")
     if (folder / CASE_FILE).exists():
         raise CaseDiffers(f"{folder} holds a case of several slides or modalities; choose another --out")
     graders = volume_networks.published(name, calibrated=patient.settings.calibrated)
+    volume_networks.check_slice(patient.of_volumes.slice_vox, graders.members)
     return Grade((), folder, (patient.volume(graders, folder),))

@@ -7,7 +7,7 @@ which of their classes mean which of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath.case import STATE_FILE
-from digipath.errors import BadCard, BadInput, CaseDiffers
+from digipath.errors import BadCard, BadInput, BadVolume, CaseDiffers
 from digipath.grading import volume_networks
 from digipath.grading.fusion_report import write_fusion_report
 from digipath.grading.patient import Patient
+from digipath.grading.slide_case import SlideRun
 from digipath.grading.volume_files import OpenedVolume
+from digipath.grading.volume_networks import VolumeGraders
 from digipath.measure.fusion import fused, mapped
 from digipath.measure.tile_grades import leading
-from digipath.result import Grade
+from digipath.result import CASE_FILE, Grade, of_fusion
 from digipath.values import Card
 from digipath.weights import members
 
 NOT_GIVEN = {True: "slides not given", False: "MRI not given"}
+Voice = SlideRun | VolumeGraders | str  # what lets a member speak, or what it lacks
 
 
 @dataclass(frozen=True)
@@ -109,36 +112,76 @@ def grade_fused(fusion: Fusion, patient: Patient, folder: Path) -> Grade:
         BadInput: no member could vote, with the reason of each. CaseDiffers: the folder holds a single result.
         DigipathError: see `digipath.grade`.
     """
-    if (folder / STATE_FILE).exists():
-        raise CaseDiffers(f"{folder} holds the result of one slide or volume; choose another --out")
+    _check_folder(folder)
     opened = None if patient.files is None else OpenedVolume(patient.files)
-    said = [_asked(member, patient, folder / member.card.name, opened) for member in fusion.members]
-    voted = [one for one in said if one.probabilities is not None]
-    if not voted:
-        told = "; ".join(f"{one.member.card.name}: {one.missing}" for one in said)
-        raise BadInput(f"expected what at least one member of {fusion.card.name} needs: {told}")
+    voices = [_voice(member, patient, opened) for member in fusion.members]
+    _check_voices(fusion, voices, patient, opened)
+    said = [
+        _asked(member, voice, patient, folder / member.card.name, opened)
+        for member, voice in zip(fusion.members, voices, strict=True)
+    ]
+    if all(one.probabilities is None for one in said):
+        raise _nobody(fusion, [one.missing for one in said])
     slides = next((one.case.slides for one in said if one.case and one.case.slides), ())
     volumes = tuple(volume for one in said if one.case for volume in one.case.volumes)
     case = Grade(slides, folder, volumes)
-    write_fusion_report(case, _verdict(fusion, said), [fusion.card, *(one.card for one in fusion.members)])
+    cards = [fusion.card, *(one.card for one in fusion.members)]
+    write_fusion_report(case, _verdict(fusion, said), cards, [one.case for one in said if one.case])
     return case
 
 
-def _asked(member: FusionMember, patient: Patient, folder: Path, opened: OpenedVolume | None) -> Said:
-    """What a member says, or what it lacks."""
+def _check_folder(folder: Path) -> None:
+    if (folder / STATE_FILE).exists():
+        raise CaseDiffers(f"{folder} holds the result of one slide or volume; choose another --out")
+    if (folder / CASE_FILE).exists() and not of_fusion(folder):
+        raise CaseDiffers(f"{folder} holds a case of several slides; choose another --out")
+
+
+def _check_voices(
+    fusion: Fusion, voices: Sequence[Voice], patient: Patient, opened: OpenedVolume | None
+) -> None:
+    """Refuse what would fail later, so that no member is asked in vain; the volumes are read here."""
+    if all(isinstance(voice, str) for voice in voices):
+        raise _nobody(fusion, [str(voice) for voice in voices])
+    of_volumes = [one for voice in voices if isinstance(voice, VolumeGraders) for one in voice.members]
+    volume_networks.check_slice(patient.of_volumes.slice_vox, of_volumes)
+    if opened is not None and of_volumes:
+        _ = opened.volume
+
+
+def _nobody(fusion: Fusion, reasons: Sequence[str]) -> BadInput:
+    each = zip(fusion.members, reasons, strict=True)
+    told = "; ".join(f"{member.card.name}: {why}" for member, why in each)
+    return BadInput(f"expected what at least one member of {fusion.card.name} needs: {told}")
+
+
+def _voice(member: FusionMember, patient: Patient, opened: OpenedVolume | None) -> Voice:
+    """What lets a member speak, or in words what it lacks."""
     name = str(member.card.path)
     if member.of_slides:
-        if not patient.slides:
-            return Said(member, None, NOT_GIVEN[True])
-        case = patient.slide_run(name).case(patient.slides, folder)
-        return _of_slides(member, case)
+        return patient.slide_run(name) if patient.slides else NOT_GIVEN[True]
     if opened is None:
-        return Said(member, None, NOT_GIVEN[False])
+        return NOT_GIVEN[False]
     graders = volume_networks.published(name, calibrated=patient.settings.calibrated)
-    reasons = {one.card.name: opened.lacks(one) for one in graders.members}
-    if all(reasons.values()):
-        return Said(member, None, "; ".join(dict.fromkeys(filter(None, reasons.values()))))
-    volume = patient.volume(graders, folder, opened)
+    reasons = [opened.lacks(one) for one in graders.members]
+    return "; ".join(dict.fromkeys(filter(None, reasons))) if all(reasons) else graders
+
+
+def _asked(
+    member: FusionMember, voice: Voice, patient: Patient, folder: Path, opened: OpenedVolume | None
+) -> Said:
+    """What a member says, or what it lacks."""
+    if isinstance(voice, str):
+        return Said(member, None, voice)
+    if isinstance(voice, SlideRun):
+        return _of_slides(member, voice.case(patient.slides, folder))
+    assert opened is not None
+    try:
+        volume = patient.volume(voice, folder, opened)
+    except BadVolume as error:
+        if not all(opened.sought(one) for one in voice.members if opened.lacks(one) is None):
+            raise
+        return Said(member, None, str(error))  # the volumes were read: no tumour was found in them
     return Said(member, _numbers(volume.verdict["probabilities"]), case=Grade((), folder, (volume,)))
 
 
@@ -196,6 +239,8 @@ def _member(said: Said, classes: tuple[str, ...], vote: NDArray[np.float64]) -> 
         "own": dict(zip(said.member.card.classes, said.probabilities.tolist(), strict=True)),
         "weight": said.member.weight,
         "sees": "volumes" if said.case.volumes else "slides",
+        "tiles": sum(slide.run["tiles"]["graded"] for slide in said.case.slides),
+        "complete": said.case.complete,
         "folder": said.member.card.name,
     }
 

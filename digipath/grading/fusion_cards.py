@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +14,9 @@ from digipath.files import made_folder, write_json
 from digipath.grading.fusion import published
 from digipath.measure.repeated_runs import drop_worst
 from digipath.values import Card
-from digipath.weights import load_card
+from digipath.weights import check_card, load_card
 
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 USE = "Research only: a grade of one patient from several networks. Not for diagnosis."
 UNTESTED = "The vote as a whole was not scored on patients; see the cards of its members for what they were scored on."
 
@@ -42,22 +45,39 @@ class FusionPlan:
 def write_fusion(plan: FusionPlan, folder: str | Path) -> Path:
     """Write the card of a fusion; members are found beside it first, else by their names.
 
+    An earlier fusion of that name is replaced, any other card is not. Nothing is written of what is refused.
+
     Raises:
-        BadInput: fewer than two members remain, a score is missing, or weights and meanings of cards that are none.
-        UnknownWeights, BadCard: a member has no card, or its classes have no meaning in the fusion; nothing is left.
+        BadInput: fewer than two members remain, a score is missing, weights and meanings of cards that are none, or a
+            name that is none or that of another card.
+        UnknownWeights, BadCard: a member has no card, or its classes have no meaning in the fusion; or a weight that
+            no card may have.
+        OutputUnwritable: the folder cannot be written.
     """
-    path = made_folder(Path(folder)) / f"{plan.name}.json"
+    if not NAME.fullmatch(plan.name):
+        raise BadInput(f"expected a name of lower-case letters, digits and single hyphens, got {plan.name!r}")
+    path = Path(folder) / f"{plan.name}.json"
     cards = [load_card(_found(name, path)) for name in plan.members]
     names = [card.name for card in cards]
     told = [*plan.weights, *plan.meanings, *plan.validation]
     if unknown := [name for name in told if name not in names]:
         raise BadInput(f"expected weights, meanings and scores of the members {', '.join(names)}, got {unknown[0]}")
+    _check_numbers(plan)
     kept = _kept(plan, names)
     record = _record(plan, [card for card in cards if card.name in kept])
-    published(Card(path, record))  # before it is written
+    check_card(record, path)
+    if path.exists() and load_card(str(path)).record["kind"] != "fusion":
+        raise BadInput(f"expected a name of its own for the fusion, there is another card: {path}")
+    published(Card(path, record))
+    made_folder(path.parent)
     write_json(path, record)
-    load_card(str(path))
     return path
+
+
+def _check_numbers(plan: FusionPlan) -> None:
+    for name, number in [*plan.weights.items(), *plan.validation.items()]:
+        if not math.isfinite(number):
+            raise BadInput(f"expected weights and scores that are finite numbers, got {number} for {name}")
 
 
 def _found(name: str, path: Path) -> str:

@@ -16,14 +16,17 @@ from digipath.run_record import heading
 from digipath.values import Card
 
 
-def write_fusion_report(case: Grade, verdict: Mapping[str, Any], cards: Sequence[Card]) -> None:
+def write_fusion_report(
+    case: Grade, verdict: Mapping[str, Any], cards: Sequence[Card], asked: Sequence[Grade]
+) -> None:
     """Write both files.
 
     Args:
         case: its slides and volumes. verdict: see `digipath.grading.fusion`. cards: the fusion's, then its members'.
+        asked: what each member found.
     """
     folder = made_folder(case.folder)
-    notes = list(dict.fromkeys(_notes(case)))
+    notes = list(dict.fromkeys(note for one in asked for note in _notes(one)))
     page = FusionInput(
         case=folder.name,
         verdict=_verdict_input(case, verdict),
@@ -49,12 +52,13 @@ def write_fusion_report(case: Grade, verdict: Mapping[str, Any], cards: Sequence
 def _verdict_input(case: Grade, verdict: Mapping[str, Any]) -> VerdictInput:
     """As the page shows it."""
     volumes = {volume.folder.name: volume for volume in case.volumes}
-    tiles = sum(slide.run["tiles"]["graded"] for slide in case.slides)
-    slides = f"H&E: {len(case.slides)} slide{'s' * (len(case.slides) != 1)}, {tiles:,} tiles"
+    slides = f"H&E: {len(case.slides)} slide{'s' * (len(case.slides) != 1)}"
     votes = []
     for name, member in verdict["members"].items():
         volume = volumes.get(member["folder"])
-        sees = slides if volume is None else "; ".join(seen_by(one) for one in volume.verdict["members"].values())
+        sees = f"{slides}, {member['tiles']:,} tiles"
+        if volume is not None:
+            sees = "; ".join(seen_by(one) for one in volume.verdict["members"].values())
         votes.append(VoteInput(name, sees, list(member["probabilities"].values()), member["weight"]))
     probabilities = verdict["probabilities"]
     return VerdictInput(

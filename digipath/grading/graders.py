@@ -12,6 +12,8 @@ from digipath.grading.tile_networks import Graders
 from digipath.values import Predictor
 from digipath.weights import load_card
 
+SLIDE_OUTPUTS = ("tile", "bag")  # what networks that grade slides answer for
+
 
 def graders_of(
     weights: str,

@@ -27,7 +27,7 @@ from digipath.grading.tile_frames import Frame, SlideFrame, open_frame
 from digipath.grading.tile_networks import Graders, rule_of
 from digipath.measure.tile_grades import LEAST_CONFIDENCE, LEAST_SHARE
 from digipath.planning import stain_target
-from digipath.result import CASE_FILE, Grade, GradedSlide
+from digipath.result import CASE_FILE, Grade, GradedSlide, of_fusion
 from digipath.run_record import heading
 from digipath.tiling import TileRule
 from digipath.values import Cancel, Card, Predictor, ProgressCallback
@@ -139,7 +139,9 @@ class SlideRun:
                 raise CaseDiffers(f"{folder} holds a case of several slides or modalities; choose another --out")
             return Grade((self.slide(paths[0], folder),), folder)
         if (folder / STATE_FILE).exists():
-            raise CaseDiffers(f"{folder} holds the result of one slide; choose another --out")
+            raise CaseDiffers(f"{folder} holds the result of one slide or volume; choose another --out")
+        if (folder / CASE_FILE).exists() and of_fusion(folder):
+            raise CaseDiffers(f"{folder} holds a case of several modalities; choose another --out")
         found = Grade(tuple(self.slide(path, folder / stem(path)) for path in paths), folder)
         write_case_report(found, self.graders.cards)
         return found

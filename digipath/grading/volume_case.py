@@ -73,22 +73,26 @@ def grade_volume(
 ) -> GradedVolume:
     """Grade the MRI of a patient into its folder; a finished grade is left as it is.
 
-    A network whose modality or tumour outline is missing does not vote, which the result declares.
+    A network whose modality or tumour outline is missing does not vote, which the result declares. Files that cannot
+    be graded leave no folder.
 
     Raises:
         BadVolume: files that cannot be graded. BadInput: no network can vote, with the reason of each.
         Cancelled: between two steps; the same call starts over, which takes about a minute.
     """
+    grading = _Grading(opened, graders, settings, folder, progress, cancel)
+    present, missing = grading.who_can_vote()
+    grading.read()
     identity = {
         "input": opened.files.identity(),
-        "weights": dict(graders.identity),
+        "weights": {**graders.identity, "segmenters": opened.segmenters(present)},
         "settings": asdict(settings),
         "digipath": version("digipath"),
     }
     with disk_errors(folder), Case(folder, "grade", identity, owned=OWNED, resume=resume) as case:
         if not case.done:
             made_folder(folder / EXPLANATIONS)
-            _Grading(opened, graders, settings, folder, progress, cancel).run()
+            grading.run(present, missing)
     return GradedVolume(folder)
 
 
@@ -103,16 +107,19 @@ class _Grading:
     progress: ProgressCallback | None
     cancel: Cancel | None
     _steps: int = 0
+    _began: float = 0.0
 
-    def run(self) -> None:
-        """Everything, from the files to the report."""
-        began = time.perf_counter()
-        present, missing = self._who_can_vote()
+    def read(self) -> None:
+        """The files. Raises BadVolume, NotFound: as `digipath.volume.open_volumes`."""
         self._tell("reading the volumes")
-        volume = self.opened.volume
-        votes = self._votes(present, missing)
+        self._began = time.perf_counter()
+        _ = self.opened.volume
+
+    def run(self, present: Sequence[VolumeGrader], missing: dict[str, str]) -> None:
+        """Everything from the volumes to the report."""
+        volume, votes = self.opened.volume, self._votes(present, missing)
         self._tell("writing the report")
-        record = self._record(votes, missing, time.perf_counter() - began)
+        record = self._record(votes, missing, time.perf_counter() - self._began)
         for vote in votes:
             for method, values in vote.explanations.items():
                 write_nifti(self.folder / EXPLANATIONS / file_of(vote.grader, method), values, volume.affine_mm)
@@ -133,7 +140,7 @@ class _Grading:
             raise BadVolume("; ".join(dict.fromkeys(missing.values())))
         return votes
 
-    def _who_can_vote(self) -> tuple[list[VolumeGrader], dict[str, str]]:
+    def who_can_vote(self) -> tuple[list[VolumeGrader], dict[str, str]]:
         """The networks whose input is there, and for the others what is missing."""
         reasons = {one.card.name: self.opened.lacks(one) for one in self.graders.members}
         missing = {name: why for name, why in reasons.items() if why is not None}

@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath.case import file_identity
+from digipath.errors import NotFound
 from digipath.grading.volume_networks import VolumeGrader
 from digipath.tumour import find_tumour
 from digipath.volume import bias_field_corrected, open_volumes, volume_files
 from digipath.volume_rois import BRAIN, Region, region_of
 from digipath.volume_values import Volume
-from digipath.weights import load_card
+from digipath.weights import load_card, verify
 
 Told = Callable[[str], object]
+
 
 @dataclass(frozen=True)
 class VolumeFiles:
@@ -41,8 +43,12 @@ class VolumeFiles:
         brain: str | Path | None = None,
         tumour: str | Path | None = None,
     ) -> VolumeFiles:
-        """From what the caller gave. Raises BadVolume, NotFound: as `digipath.volume.volume_files`."""
-        return cls(volume_files(volumes), *(None if mask is None else Path(mask) for mask in (brain, tumour)))
+        """From what the caller gave. Raises BadVolume, NotFound: as `digipath.volume.volume_files`, masks too."""
+        found = cls(volume_files(volumes), *(None if mask is None else Path(mask) for mask in (brain, tumour)))
+        for name, path in found.masks.items():
+            if not path.exists():
+                raise NotFound(f"expected a mask of the {name}, found nothing at {path}")
+        return found
 
     @property
     def name(self) -> str:
@@ -102,12 +108,20 @@ class OpenedVolume:
         """Whether a network looks at a tumour that another network has to find."""
         return grader.rule.roi != BRAIN and self.files.tumour is None and grader.segmenter is not None
 
+    def segmenters(self, graders: Sequence[VolumeGrader]) -> dict[str, str]:
+        """Name → sha256 of the networks that have to find the tumour for these. Raises as `digipath.load`."""
+        names = dict.fromkeys(one.segmenter for one in graders if self.sought(one))
+        return {name: verify(load_card(name)) for name in names if name is not None}
+
     def _found(self, segmenter: str, told: Told | None) -> NDArray[np.bool_]:
         """(X, Y, Z) where a card's network finds the tumour."""
         if segmenter not in self._tumours:
             if told is not None:
                 told(f"finding the tumour with {segmenter}")
-            self._tumours[segmenter] = find_tumour(self.volume, load_card(segmenter))
+            card = load_card(segmenter)
+            corrected = bool(card.record["input"].get("bias_field", True))
+            volume = self.corrected if corrected else self.volume
+            self._tumours[segmenter] = find_tumour(volume, card, corrected=corrected)
         return self._tumours[segmenter]
 
     def lacks(self, grader: VolumeGrader) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,8 @@ def published(weights: str, *, calibrated: bool = True) -> VolumeGraders:
         raise BadInput(f"expected weights that grade MRI volumes, {card.name} {said}")
     cards = members(card) if card.record["kind"] == "ensemble" else [card]
     weight_of = card.record.get("vote_weights", {})
+    if unknown := sorted({*weight_of} - {one.name for one in cards}):
+        raise BadCard(f"{card.name} declares a weight of {unknown[0]}, which is no member: {card.path}")
     graders = tuple(VolumeGrader(one, _rule(one, card), float(weight_of.get(one.name, 1.0))) for one in cards)
     hashes = {one.name: verify(one, asked=weights) for one in cards}
     found = {one.name: value for one in cards if calibrated and (value := temperature(one)) is not None}
@@ -118,6 +120,12 @@ def _rule(one: Card, card: Card) -> VolumeRule:
         raise BadCard(f"{card.name}: member {one.name} has the classes {one.classes}: {card.path}")
     check_stated_head(one)
     return VolumeRule.of_card(record["input"])
+
+
+def check_slice(slice_vox: int | None, graders: Iterable[VolumeGrader]) -> None:
+    """Raise BadInput where a slice was chosen that no network looks at."""
+    if slice_vox is not None and all(one.rule.roi != SLICE for one in graders):
+        raise BadInput(f"these networks look at no single slice; leave out slice_vox, got {slice_vox}")
 
 
 def modalities_of(graders: Sequence[VolumeGrader]) -> tuple[str, ...]:

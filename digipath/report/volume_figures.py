@@ -144,7 +144,7 @@ def _draw_marks(picture: Image.Image, scene: Scene, axis: int, shape_vox: Sequen
     if scene.box is not None and scene.box.start_vox[axis] <= scene.at_vox[axis] < scene.box.stop_vox[axis]:
         left, top = place(scene.box.stop_vox[across], scene.box.stop_vox[down])
         right, bottom = place(scene.box.start_vox[across], scene.box.start_vox[down])
-        draw.rectangle((left, top, right - 1, bottom - 1), outline=FRAME)
+        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=FRAME)
     x, y = place(scene.at_vox[across] + 0.5, scene.at_vox[down] + 0.5)
     for line in ((x, 0, x, 8), (x, picture.height - 9, x, picture.height), (0, y, 8, y),
                  (picture.width - 9, y, picture.width, y)):  # fmt: skip

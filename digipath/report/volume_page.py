@@ -163,6 +163,8 @@ def explanations(pictures: VolumePictures) -> str:
     """What each member looked at."""
     parts = []
     for name, shown in pictures.explanations.items():
+        if not shown:
+            continue
         inside = "".join(markup.picture(one.picture, one.caption) for one in shown)
         parts.append(f'<h3>{escape(name)}</h3><div class="pictures">{inside}</div>')
     meaning = markup.paragraph(MEANING, "soft") if parts else ""

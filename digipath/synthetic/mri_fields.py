@@ -1,4 +1,7 @@
-"""Smooth random fields and frames of a generated volume; lengths are in units of a 64th of its mean side."""
+"""The frame and the smooth random fields of a generated volume.
+
+Lengths are in units, 64 of which are the mean side of the volume: a unit is a voxel where that is 64³.
+"""
 
 from __future__ import annotations
 
@@ -10,57 +13,57 @@ from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
 
 Floats = NDArray[np.float32]
-SIDE_UNITS = 64  # so that a unit is a voxel in a volume of 64³
+SIDE_UNITS = 64
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The grid that a brain is drawn on; the middle of the volume lies at 0."""
+    """The grid that a brain is drawn on, (X, Y, Z) voxels; the middle of the volume lies at 0."""
 
     shape_vox: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
 
     @property
-    def half_units(self) -> NDArray[np.float64]:
+    def step_units(self) -> float:
+        """The side of a voxel."""
+        return float(SIDE_UNITS / np.prod(self.shape_vox) ** (1 / 3))
+
+    @property
+    def half_units(self) -> Floats:
         """(3,) from the middle to the border."""
-        extent = np.multiply(self.shape_vox, self.spacing_mm)
-        return np.asarray(extent / np.prod(extent) ** (1 / 3) * SIDE_UNITS / 2)
-
-    @property
-    def step_units(self) -> NDArray[np.float64]:
-        """(3,) a voxel's sides."""
-        return 2 * self.half_units / self.shape_vox
+        return np.array([count * self.step_units / 2 for count in self.shape_vox], np.float32)
 
     def places(self) -> Floats:
         """(3, X, Y, Z) of the voxels' centres, in units."""
-        axes = [
-            ((np.arange(count) - (count - 1) / 2) * step).astype(np.float32)
-            for count, step in zip(self.shape_vox, self.step_units, strict=True)
-        ]
-        return np.stack(np.meshgrid(*axes, indexing="ij"))
+        centre = (np.array(self.shape_vox, np.float32) - 1).reshape(3, 1, 1, 1) / 2
+        return np.asarray((np.indices(self.shape_vox, np.float32) - centre) * self.step_units, np.float32)
 
     def noise(self, sigma_units: float, rng: np.random.Generator) -> Floats:
-        """(X, Y, Z) of mean 0 and variance 1, alike over `sigma_units`."""
+        """(X, Y, Z) of mean 0 and variance 1 that varies over `sigma_units`; it goes on at the opposite border."""
         waves = fft.rfftn(rng.standard_normal(self.shape_vox, dtype=np.float32))
-        last = self.shape_vox[2]
-        for axis, step in enumerate(self.step_units):
-            turns = fft.rfftfreq(last) if axis == 2 else fft.fftfreq(self.shape_vox[axis])
-            kept = np.exp(-2 * (np.pi * sigma_units / step * turns) ** 2).astype(np.float32)
+        for axis, count in enumerate(self.shape_vox):
+            turns = fft.rfftfreq(count) if axis == 2 else fft.fftfreq(count)
+            kept = np.exp(-2 * (np.pi * sigma_units / self.step_units * turns) ** 2).astype(np.float32)
             waves *= kept.reshape([-1 if other == axis else 1 for other in range(3)])
         field = fft.irfftn(waves, s=self.shape_vox)
-        return np.asarray((field - field.mean()) / field.std())
+        return np.asarray((field - field.mean()) / field.std(), np.float32)
 
     def smoothed(self, values: Floats, sigma_units: float) -> Floats:
-        """(X, Y, Z[, C]) averaged over space."""
-        sigma_vox = [*sigma_units / self.step_units, 0][: values.ndim]
-        return np.asarray(ndimage.gaussian_filter(values, sigma_vox))
+        """(X, Y, Z, C) averaged over space."""
+        sigma = sigma_units / self.step_units
+        return np.asarray(ndimage.gaussian_filter(values, (sigma, sigma, sigma, 0)))
 
 
 def turned(rng: np.random.Generator) -> Floats:
     """A random rotation, (3, 3)."""
-    return Rotation.random(random_state=rng).as_matrix().astype(np.float32)
+    return np.asarray(Rotation.from_quat(rng.standard_normal(4)).as_matrix(), np.float32)
 
 
-def soft_step(values: Floats, width: float) -> Floats:
-    """0 far below 0, 1 far above, over about 4 × `width`."""
-    return np.asarray(0.5 * (1 + np.tanh(values / (2 * width))))
+def soft_step(values: NDArray[np.floating], width: float) -> Floats:
+    """0 far below 0, 1 far above, most of the way within ± 2 × `width`."""
+    return np.asarray(0.5 * (1 + np.tanh(values / (2 * width))), np.float32)
+
+
+def ellipsoid(x: Floats, y: Floats, z: Floats, half_axes: tuple[float, float, float]) -> Floats:
+    """0 in the middle, 1 on the surface."""
+    a, b, c = (np.float32(half) for half in half_axes)
+    return np.asarray(np.sqrt((x / a) ** 2 + (y / b) ** 2 + (z / c) ** 2))

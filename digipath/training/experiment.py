@@ -31,6 +31,8 @@ from digipath.training.outcome import write_outcome
 from digipath.training.plan import Plan, prepare
 from digipath.training.runs import FINAL, Round, Run
 from digipath.training.schedule import Schedule
+from digipath.training.tumour_config import TASK as TUMOURS
+from digipath.training.tumour_config import TumourConfig
 from digipath.training.volume_config import TASK as VOLUMES
 from digipath.training.volume_config import VolumeConfig
 from digipath.values import Cancel, Progress, ProgressCallback
@@ -54,7 +56,8 @@ def train(
         config: a `digipath.training.config.Config`, for tile classifiers a
             `digipath.training.grading_config.TileConfig`, for bags of tiles a
             `digipath.training.bag_config.BagConfig`, for networks of MRI a
-            `digipath.training.volume_config.VolumeConfig`, or the path of the TOML file of any of them.
+            `digipath.training.volume_config.VolumeConfig`, for networks that find tumours in it a
+            `digipath.training.tumour_config.TumourConfig`, or the path of the TOML file of any of them.
         out: the folder; default `<the card's name>.training` in the working directory.
         seed: instead of the configuration's.
         resume: go on with an unfinished training of the same configuration and manifest, return a
@@ -71,7 +74,7 @@ def train(
 
 def _trainer(config: Config | TileConfig | BagConfig | VolumeConfig | str | Path) -> Callable[..., TrainingResult]:
     """The `train` of what is to be trained."""
-    kinds = {TileConfig: TILES, BagConfig: BAGS, VolumeConfig: VOLUMES}
+    kinds = {TileConfig: TILES, BagConfig: BAGS, VolumeConfig: VOLUMES, TumourConfig: TUMOURS}
     task = task_of(config) if isinstance(config, str | Path) else kinds.get(type(config))
     if task == TILES:
         from digipath.training.grading_experiment import train_tiles
@@ -85,6 +88,10 @@ def _trainer(config: Config | TileConfig | BagConfig | VolumeConfig | str | Path
         from digipath.training.volume_experiment import train_volumes
 
         return train_volumes
+    if task == TUMOURS:
+        from digipath.training.tumour_experiment import train_tumours
+
+        return train_tumours
     return _train_to_segment
 
 

@@ -43,7 +43,7 @@ from digipath.values import Scaling
 
 Shares = tuple[float, float, float]  # of the parts: to train, validate and test on
 TASK = "tiles"
-TASKS = (TASK, "bags", "volumes")  # what a file may say; a segmentation says nothing
+TASKS = (TASK, "bags", "volumes", "tumours")  # what a file may say; a segmentation says nothing
 N = TypeVar("N", bound="Network")
 A = TypeVar("A", bound=Section)
 # Name of an arm; its sections by name; where each stands, in words.
@@ -250,7 +250,7 @@ def task_of(path: str | Path) -> str | None:
     """
     task = read_toml(Path(path)).get("task")
     if task not in (None, *TASKS):
-        also = f'bags of tiles are trained with task = "{TASKS[1]}", MRI with task = "{TASKS[2]}"'
+        also = f'bags of tiles are trained with task = "{TASKS[1]}", MRI with task = "{TASKS[2]}" or "{TASKS[3]}"'
         raise BadInput(f'expected task = "{TASK}", or none for a segmentation, got {task!r}; {also}: {path}')
     return task
 

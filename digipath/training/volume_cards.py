@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from digipath.training.encoders import encoder_name
 from digipath.training.grading_cards import ending, heading, metrics_told
-from digipath.training.grading_config import ELSEWHERE
-from digipath.training.grading_plan import cases_by_class, counted
+from digipath.training.grading_plan import counted
 from digipath.training.grading_results import Scores, by_way, values
-from digipath.training.volume_config import VolumeArm
+from digipath.training.volume_config import VOXELS, VolumeArm
 from digipath.training.volume_manifest import VolumeCase
 from digipath.training.volume_plan import NetworkRun, VolumePlan, VolumeRun
 from digipath.volume_rois import BRAIN, SLICE
 
 UNCALIBRATED = "Not calibrated: probabilities rank cases, they are no frequencies."
+VOXELS_UNCALIBRATED = "Not calibrated: probabilities rank voxels, they are no frequencies."
 HELD_OUT = "held out, which nothing in training saw"
 POOLED = (
     "value over the cases of {} held-out folds, each scored by the network trained without it; what is shipped "
@@ -36,12 +35,9 @@ def network_card(
     """
     name, classes = plan.name(run), plan.config.data.classes
     kept = ("epochs", "best_epoch", "stopped", "minutes", "encoder", "class_weights", "versions")
-    settings = {
-        "augmentation": None if run.arm.augmentation is None else asdict(run.arm.augmentation),
-        "schedule": {key: value for key, value in trained["schedule"].items() if key not in ELSEWHERE},
-    }
+    schedule = {key: value for key, value in trained["schedule"].items() if key not in plan.config.elsewhere}
     return {
-        **heading(plan.config.card, name, "network", "volume", classes),
+        **heading(plan.config.card, name, "network", run.arm.output, classes),
         "network": run.arm.spec(len(classes)),
         "input": _input(plan, run.arm),
         "file": f"{name}.weights.h5",
@@ -53,8 +49,8 @@ def network_card(
             "data": _data(plan),
             "split": f"{split_of(plan)}; {_parts(run)}",
             "seed": run.seed,
-            **{key: trained[key] for key in kept},
-            "settings": settings,
+            **{key: trained[key] for key in kept if key in trained},
+            "settings": {**run.arm.settings, "schedule": schedule},
         },
         **ending(plan.config.card, metrics, _limits(plan, run.arm)),
     }
@@ -63,7 +59,7 @@ def network_card(
 def ensemble_card(plan: VolumePlan, run: VolumeRun, *, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The card of the networks of all folds together."""
     return {
-        **heading(plan.config.card, plan.name(run), "ensemble", "volume", plan.config.data.classes),
+        **heading(plan.config.card, plan.name(run), "ensemble", run.arm.output, plan.config.data.classes),
         "members": [plan.name(network) for network in run.networks],
         "input": _input(plan, run.arm),
         "training": {"data": _data(plan), "split": split_of(plan), "seed": [one.seed for one in run.networks]},
@@ -101,7 +97,8 @@ def split_of(plan: VolumePlan) -> str:
     drawn = "the manifest's own" if own else f"alike for every label and type, seed {asked.seed}"
     if asked.folds is None:
         return f"one split by patient, {drawn}"
-    return f"{asked.folds}-fold cross-validation by patient, {drawn}; of the other folds {asked.validation:g} validates"
+    validates = f"; of the other folds {asked.validation:g} validates" if asked.validation else ""
+    return f"{asked.folds}-fold cross-validation by patient, {drawn}{validates}"
 
 
 def _parts(run: NetworkRun) -> str:
@@ -110,7 +107,7 @@ def _parts(run: NetworkRun) -> str:
 
 
 def _told(plan: VolumePlan, cases: Sequence[VolumeCase]) -> Callable[[str, int], str]:
-    told = f"{plan.manifest.path.name}: {cases_by_class(cases, plan.config.data.classes, 'case')}"
+    told = f"{plan.manifest.path.name}: {plan.counted(cases)}"
     return lambda _level, _count: told
 
 
@@ -130,4 +127,6 @@ def _input(plan: VolumePlan, arm: VolumeArm) -> dict[str, Any]:
 
 def _limits(plan: VolumePlan, arm: VolumeArm) -> list[str]:
     made = f"Made from {counted(plan.manifest.cases, 'case')}: other scanners, protocols and hospitals are untested."
+    if arm.output == VOXELS:
+        return [made, VOXELS_UNCALIBRATED]
     return [made, UNCALIBRATED] if arm.rule.roi == BRAIN else [made, OUTLINED, UNCALIBRATED]

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from digipath.errors import BadInput
 from digipath.slice_augment import SVHN_OPERATIONS, SliceAugmentation
 from digipath.training.config import CardText
 from digipath.training.encoders import encoder_name
 from digipath.training.grading_config import (
-    DERIVED,
+    ELSEWHERE,
     GIVEN,
     Network,
     arm_tables,
@@ -120,10 +120,10 @@ class VolumeSplit:
 
     def check(self) -> None:
         """Refuse what cannot be."""
-        test = self.test if self.folds is None else 0.0
-        if self.validation < 0 or (self.folds is None and test <= 0) or self.validation + test >= 1:
+        whole = self.validation if self.folds is not None else self.validation + self.test
+        if self.validation < 0 or whole >= 1 or (self.folds is None and self.test <= 0):
             raise BadInput(
-                "expected shares that leave cases to train on, and with folds none some to test on, "
+                "expected shares that leave cases to train on, and without folds some to test on, "
                 f"got {self.validation} and {self.test}"
             )
         if self.folds is not None and self.folds < 2:
@@ -158,6 +158,7 @@ class VolumeNetwork(Network):
 class VolumeArm:
     """One way to train; `schedule` has a length of its epochs only once the cases are split."""
 
+    output: ClassVar[str] = "volume"  # what its networks answer for, as cards have it
     name: str
     network: VolumeNetwork
     rule: VolumeRule
@@ -174,6 +175,32 @@ class VolumeArm:
     def input_shape(self) -> tuple[int, ...]:
         """Of a region as the network takes it."""
         return (*self.rule.size, 3 if self.rule.roi == SLICE else len(self.rule.order))
+
+    @property
+    def said(self) -> str:
+        """What the network sees, in words."""
+        rule, size = self.rule, " × ".join(map(str, self.rule.size))
+        bias = "bias field corrected" if rule.bias_field else "bias field as it is"
+        return f"{rule.roi} of {', '.join(rule.order)} as {size}; {bias}, standardised over the {rule.standardise}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a card says of the training besides the schedule."""
+        return {"augmentation": None if self.augmentation is None else dataclasses.asdict(self.augmentation)}
+
+    @property
+    def outlined(self) -> bool:
+        """Whether it looks at the tumour's mask."""
+        return self.rule.roi != BRAIN
+
+    def schedule_of(self, cases: int) -> Schedule:
+        """The schedule where there are so many to train on: an epoch is each of them, or of its fixed images, once."""
+        return dataclasses.replace(self.schedule, steps_per_epoch=-(-cases * self.images // self.schedule.batch))
+
+    def check_answer(self, answer: tuple[int, ...], classes: int) -> None:
+        """Raise BadInput unless that is the shape of what a network answers here."""
+        if answer != (classes,):
+            raise BadInput(f"expected a network that classifies regions, {self.network.name} answers {answer}")
 
     @property
     def images(self) -> int:
@@ -195,8 +222,10 @@ class VolumeConfig:
     Attributes:
         arms: the base first, then the variants. Each is trained `repeats` times, with other seeds.
         segmenter: card that finds the tumour for the trained networks where nobody outlined it.
+        elsewhere: settings of a schedule that say nothing here.
     """
 
+    elsewhere: ClassVar[tuple[str, ...]] = ELSEWHERE
     data: VolumeData
     split: VolumeSplit
     arms: tuple[VolumeArm, ...]
@@ -213,8 +242,17 @@ class VolumeConfig:
         names = [arm.name for arm in self.arms]
         if len(set(names)) < len(names):
             raise BadInput(f"expected variants of different names, none called {names[0]}, got {', '.join(names[1:])}")
-        if self.segmenter is not None and (card := load_card(self.segmenter)).output != VOXELS:
+        if self.segmenter is None:
+            return
+        if (card := load_card(self.segmenter)).output != VOXELS:
             raise BadInput(f"expected a segmenter that answers for {VOXELS}, {card.name} answers for {card.output}")
+        if not any(arm.outlined for arm in self.arms):
+            raise BadInput(f"expected a network that looks at the tumour, which {card.name} finds, all see the brain")
+
+    @property
+    def labelled(self) -> bool:
+        """Whether cases need a label."""
+        return True
 
     def read(self) -> VolumeManifest:
         """The cases, with the files that any arm looks at. Raises what `read_volume_manifest` raises."""
@@ -222,7 +260,8 @@ class VolumeConfig:
             self.data.manifest,
             classes=self.data.classes,
             order=[name for name in MODALITIES if any(name in arm.rule.order for arm in self.arms)],
-            tumour=any(arm.rule.roi != BRAIN for arm in self.arms),
+            tumour=any(arm.outlined for arm in self.arms),
+            labelled=self.labelled,
         )
 
     def record(self) -> dict[str, Any]:
@@ -232,7 +271,7 @@ class VolumeConfig:
         record["segmenter"] = encoder_name(self.segmenter)
         for arm in record["arms"]:
             arm["network"]["encoder"] = encoder_name(arm["network"]["encoder"])
-            arm["schedule"] = {key: value for key, value in arm["schedule"].items() if key not in DERIVED}
+            arm["schedule"] = {key: value for key, value in arm["schedule"].items() if key not in self.elsewhere}
         return record
 
 

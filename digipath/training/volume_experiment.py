@@ -54,7 +54,7 @@ def _train(plan: VolumePlan, folder: Path, progress: ProgressCallback | None, ca
     began = time.perf_counter()
     for name in ("runs", "scores", "weights"):
         made_folder(folder / name)
-    bench = Bench(plan, folder, progress, cancel)
+    bench = Bench(plan, folder, progress=progress, cancel=cancel)
     records = {run.name: train_network(run, bench) for run in plan.networks}
     found = VolumeScores.of(plan, {run.name: answers_of(run, bench) for run in plan.networks})
     note = f"Cases of {plan.manifest.path.name} that the networks asked were not trained on; {plan.shipped.name}."

@@ -5,7 +5,7 @@ A CSV (UTF-8; commas, semicolons or tabs) or Parquet file with one row per case,
     t1, t1c, t2, flair   NIfTI files or folders of a DICOM series, relative to the manifest; those that the networks
                          look at must be there, others are not read
     patient      whose MRI it is; no patient is ever on both sides of a split
-    label        the class of the case
+    label        the class of the case; need not be there to find tumours
     brain        mask of the brain, NIfTI; blank: where the volumes, skull-stripped then, are not 0
     tumour       mask of the tumour, NIfTI; must be there where the networks look at the tumour
     type         kind of case within its class: every part of a split gets its share
@@ -101,7 +101,7 @@ class VolumeManifest:
 
 
 def read_volume_manifest(
-    path: str | Path, *, classes: Sequence[str], order: Sequence[str], tumour: bool = False
+    path: str | Path, *, classes: Sequence[str], order: Sequence[str], tumour: bool = False, labelled: bool = True
 ) -> VolumeManifest:
     """Read and check a manifest (see the module).
 
@@ -109,7 +109,7 @@ def read_volume_manifest(
 
     Args:
         classes: names that `label` may have, in rising order of malignancy.
-        order: modalities that are looked at. tumour: whether its mask is.
+        order: modalities that are looked at. tumour: whether its mask is. labelled: whether labels are.
 
     Raises:
         BadInput: one line that names row and column, what was expected and received, for the first five errors and
@@ -118,12 +118,14 @@ def read_volume_manifest(
     """
     path, classes = Path(path), checked_classes(classes, RISING)
     columns, rows = read_table(path)
-    needed = (*order, *((TUMOUR,) if tumour else ()))
-    check_columns(columns, COLUMNS, (*needed, "patient", "label"), path)
+    needed = (*order, *((TUMOUR,) if tumour else ()), "patient")
+    check_columns(columns, COLUMNS, (*needed, *(("label",) if labelled else ())), path)
     check_rows(rows, path)
-    wrong = [[*cell_errors(row, (*needed, "patient")), *label_errors(row, classes)] for row in rows]
+    wrong = [[*cell_errors(row, needed), *(label_errors(row, classes) if labelled else ())] for row in rows]
     raise_all([error for errors in wrong for error in errors], path)
     pairs = [(row, _parsed(row, path.parent, order, tumour)) for row in rows]
+    if not labelled:
+        pairs = [(row, replace(case, label=None)) for row, case in pairs]
     raise_all([*name_errors(pairs), *patient_errors(pairs)], path)
     cases = _looked_at(pairs, path)
     return VolumeManifest(path, cases, classes, _sha256(cases))

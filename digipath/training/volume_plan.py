@@ -22,7 +22,6 @@ from digipath.training.schedule import Schedule
 from digipath.training.splits import Split, holdout, k_folds
 from digipath.training.volume_config import VolumeArm, VolumeConfig, VolumeSplit, read_volume_config
 from digipath.training.volume_manifest import VolumeCase, VolumeManifest
-from digipath.volume_rois import VolumeRule
 
 if TYPE_CHECKING:
     import keras
@@ -39,9 +38,8 @@ class NetworkRun:
 
     @property
     def schedule(self) -> Schedule:
-        """The arm's, an epoch being each training case once, or each of its fixed images."""
-        samples = len(self.split.train) * self.arm.images
-        return replace(self.arm.schedule, steps_per_epoch=-(-samples // self.arm.schedule.batch))
+        """The arm's, with the length of its epochs."""
+        return self.arm.schedule_of(len(self.split.train))
 
 
 @dataclass(frozen=True)
@@ -90,13 +88,13 @@ class VolumePlan:
         for split in self.splits:
             named = "" if self.config.split.folds is None else f"{split.name}, "
             for part in PARTS:
-                found.append(f"{named}{part}: {self._by_class(getattr(split, part))}")
+                found.append(f"{named}{part}: {self.counted(getattr(split, part))}")
         for arm in self.config.arms:
             begins = "random weights" if arm.network.encoder is None else f"weights of {arm.network.encoder}"
             size = f"{self.parameters[arm.name]:,} parameters"
             schedule = f"{arm.schedule.optimiser}, batch {arm.schedule.batch}, up to {arm.schedule.epochs} epochs"
             found.append(f"{arm.name}: {arm.network.name}, {size}, {begins}; {schedule}")
-            found.append(f"{arm.name}: {said_of(arm.rule)}")
+            found.append(f"{arm.name}: {arm.said}")
         for run in self.runs:
             steps = " and ".join(str(steps) for steps in sorted({one.schedule.steps_per_epoch for one in run.networks}))
             networks = f"{len(run.networks)} network{'s' * (len(run.networks) > 1)}"
@@ -104,8 +102,10 @@ class VolumePlan:
         together = "the mean of its networks" if len(self.shipped.networks) > 1 else "one network"
         return [*found, f"shipped as {self.config.card.name}: {self.shipped.name}, {together}"]
 
-    def _by_class(self, cases: Sequence[VolumeCase]) -> str:
-        return cases_by_class(cases, self.config.data.classes, "case")
+    def counted(self, cases: Sequence[VolumeCase]) -> str:
+        """Numbers of cases and patients, and of cases of each class, in words."""
+        classes = self.config.data.classes
+        return cases_by_class(cases, classes, "case") if self.config.labelled else counted(cases, "case")
 
 
 def prepare_volumes(config: VolumeConfig | str | Path, *, seed: int | None = None) -> VolumePlan:
@@ -119,6 +119,11 @@ def prepare_volumes(config: VolumeConfig | str | Path, *, seed: int | None = Non
         config = read_volume_config(config, seed=seed)
     elif seed is not None:
         config = replace(config, seed=seed)
+    return planned(config)
+
+
+def planned(config: VolumeConfig) -> VolumePlan:
+    """The plan of a configuration. Raises as `prepare_volumes`."""
     config.check()
     manifest = config.read()
     splits = split_cases(manifest.cases, config.split)
@@ -175,20 +180,11 @@ def _run(
     return VolumeRun(name, arm, scheme, repeat, tuple(NetworkRun(of, arm, split, own) for of, split, own in networks))
 
 
-def said_of(rule: VolumeRule) -> str:
-    """What networks see of a volume, in words."""
-    bias = "bias field corrected" if rule.bias_field else "bias field as it is"
-    size = " × ".join(map(str, rule.size))
-    return f"{rule.roi} of {', '.join(rule.order)} as {size}; {bias}, standardised over the {rule.standardise}"
-
-
 def _parameters(arm: VolumeArm, classes: int) -> int:
     from digipath.training.objective import logits_of  # here, because it imports Keras and its backend
 
     def check(network: keras.Model) -> None:
-        answer = network.compute_output_shape((None, *arm.input_shape))
-        if tuple(answer) != (None, classes):
-            raise BadInput(f"expected a network that classifies regions, {arm.network.name} answers {tuple(answer)}")
+        arm.check_answer(tuple(network.compute_output_shape((None, *arm.input_shape))[1:]), classes)
         logits_of(network)
 
     return parameters_of(arm.spec(classes), arm.network.encoder, f"[network] of {arm.name}:", check)

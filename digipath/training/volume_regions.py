@@ -12,7 +12,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,12 @@ from digipath.volume_rois import BRAIN, VolumeRule, region_of
 from digipath.volume_values import Volume
 
 Floats = NDArray[np.float32]
+Cut = Callable[[Volume, VolumeRule], Floats]
+
+
+def region_pixels(volume: Volume, rule: VolumeRule) -> Floats:
+    """What a network that grades sees."""
+    return region_of(volume, rule).pixels
 
 
 @dataclass(frozen=True)
@@ -39,9 +45,14 @@ class Regions:
 
     def read(self, case: VolumeCase, rule: VolumeRule) -> Floats:
         """(*size, channels) float32, the caller's own. Raises BadInput: the file is gone or damaged."""
+        return np.array(self.open(case, rule))
+
+    def open(self, case: VolumeCase, rule: VolumeRule) -> Floats:
+        """The same, of which only what is looked at is read. Raises BadInput: the file is gone or damaged."""
         path = self.files[case.name, rule]
         try:
-            return np.asarray(np.load(path, allow_pickle=False), np.float32)
+            found: Floats = np.load(path, mmap_mode="r", allow_pickle=False)
+            return found
         except (OSError, ValueError, EOFError) as error:
             raise BadInput(f"kept region is damaged ({error}); remove the file to make it anew: {path}") from error
 
@@ -50,17 +61,22 @@ def prepared(
     manifest: VolumeManifest,
     rules: Sequence[VolumeRule],
     folder: Path,
+    cut: Cut = region_pixels,
     *,
     progress: ProgressCallback | None = None,
     cancel: Cancel | None = None,
 ) -> Regions:
     """The regions of all cases by all rules, of which those that `folder` lacks are made.
 
+    cut: makes one of a volume whose bias field is as the rule wants it.
+
     Raises:
         BadVolume: one line on the first five cases of which none can be made, once all others were.
         Cancelled: between two cases; what was made stays.
     """
     made_folder(folder)
+    for stray in folder.glob(".*.npy.*"):  # of a run that was killed while it wrote
+        stray.unlink()
     files = {(case.name, rule): folder / _name(case, rule) for case in manifest.cases for rule in rules}
     work = [case for case in manifest.cases if not all(files[case.name, rule].exists() for rule in rules)]
     began, errors = time.perf_counter(), []
@@ -71,14 +87,14 @@ def prepared(
             rate = done / (time.perf_counter() - began) if done else math.nan
             progress(Progress(done, len(work), rate, f"preparing {case.name}"))
         try:
-            _prepare(case, {rule: files[case.name, rule] for rule in rules})
+            _prepare(case, {rule: files[case.name, rule] for rule in rules}, cut)
         except (BadInput, NotFound) as error:
             errors.append(BadVolume(f"case {case.name!r}: {error}"))
     raise_all(errors, manifest.path)
     return Regions(files)
 
 
-def _prepare(case: VolumeCase, files: Mapping[VolumeRule, Path]) -> None:
+def _prepare(case: VolumeCase, files: Mapping[VolumeRule, Path], cut: Cut) -> None:
     """Write the regions that are not there; files are read, and bias fields corrected, once for rules that agree."""
     volumes: dict[tuple[tuple[str, ...], bool], Volume] = {}
     for rule, file in files.items():
@@ -86,7 +102,7 @@ def _prepare(case: VolumeCase, files: Mapping[VolumeRule, Path]) -> None:
             key = rule.order, rule.bias_field
             volume = volumes[key] = volumes.get(key) or _opened(case, *key)
             packed = io.BytesIO()
-            np.save(packed, region_of(volume, replace(rule, bias_field=False)).pixels, allow_pickle=False)
+            np.save(packed, cut(volume, replace(rule, bias_field=False)), allow_pickle=False)
             write_atomically(file, packed.getvalue())
 
 

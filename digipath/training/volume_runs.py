@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,26 +17,38 @@ from digipath.files import read_json, write_json
 from digipath.measure.tile_grades import called
 from digipath.networks import network_of
 from digipath.runtime import without_startup_notices
-from digipath.training.data import batches
+from digipath.training.data import Source, batches
 from digipath.training.encoders import Encoder, encoder_of
 from digipath.training.fit import Fitted, fit
 from digipath.training.grading_results import Answers
-from digipath.training.objective import class_weights, classification
-from digipath.training.trained import RECORD, failures_of, named, record_of
+from digipath.training.objective import Objective, class_weights, classification
+from digipath.training.trained import RECORD, Failing, failures_of, named, record_of
 from digipath.training.volume_cards import network_card
 from digipath.training.volume_plan import NetworkRun, VolumePlan
-from digipath.training.volume_regions import Regions, prepared
+from digipath.training.volume_regions import Cut, Regions, prepared, region_pixels
 from digipath.training.volume_source import VolumeSource
 from digipath.values import Cancel, Progress, ProgressCallback
 from digipath.weights import load_card
 
 
+class Samples(Source, Failing, Protocol):
+    """Samples to train or validate on: how many a round or a validation has, and whose they are."""
+
+    def __len__(self) -> int: ...
+
+    def names(self, samples: Sequence[int]) -> Sequence[str]: ...
+
+
+S = TypeVar("S", bound=Samples)
+
+
 @dataclass(frozen=True)
 class Bench:
-    """What all runs of a training share. folder: of the training."""
+    """What all runs of a training share. folder: of the training. cut: makes what networks see of a volume."""
 
     plan: VolumePlan
     folder: Path
+    cut: Cut = region_pixels
     progress: ProgressCallback | None = None
     cancel: Cancel | None = None
 
@@ -45,7 +57,7 @@ class Bench:
         """Of all cases, made when they are first asked for: a training that has all answers asks for none."""
         rules = dict.fromkeys(arm.rule for arm in self.plan.config.arms)
         return prepared(
-            self.plan.manifest, [*rules], self.folder / "regions", progress=self.progress, cancel=self.cancel
+            self.plan.manifest, [*rules], self.folder / "regions", self.cut, progress=self.progress, cancel=self.cancel
         )
 
     def card(self, run: NetworkRun) -> Path:
@@ -54,10 +66,31 @@ class Bench:
 
 
 def train_network(run: NetworkRun, bench: Bench) -> dict[str, Any]:
+    """Train one network, or go on there; returns its record. Raises as `trained`."""
+
+    def objective(training: VolumeSource) -> Objective:
+        count = len(training.classes)
+        weighed = run.arm.network.class_weights
+        return classification(count, class_weights(training.labels, count).tolist() if weighed else None)
+
+    return trained(run, bench, partial(_source, run, bench), objective, partial(network_card, bench.plan, run))
+
+
+def trained(
+    run: NetworkRun,
+    bench: Bench,
+    source: Callable[[str], S | None],
+    objective: Callable[[S], Objective],
+    card: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+) -> dict[str, Any]:
     """Train one network, or go on there; returns its record.
 
     Its weights and a card without scores lie in their place before the record is written, so that a network with a
     record is never trained again.
+
+    Args:
+        source: samples of the part "train" or "validation"; None where there are none.
+        objective: what is learned, once the training samples are known. card: the card of a record.
 
     Raises:
         BadVolume, … about a case, as its region is made; what `digipath.training.fit.fit` raises.
@@ -66,14 +99,14 @@ def train_network(run: NetworkRun, bench: Bench) -> dict[str, Any]:
     if (folder / RECORD).exists():
         return dict(read_json(folder / RECORD))
     folder.mkdir(parents=True, exist_ok=True)
-    training, validation = _sources(run, bench)
-    encoder, weights = encoder_of(run.arm.network.encoder), None
-    if run.arm.network.class_weights:
-        weights = class_weights(training.labels, len(training.classes)).tolist()
-    fitted = _fit(run, bench, folder, (training, validation), encoder=encoder, weights=weights)
-    card = bench.card(run)
-    record = record_of(run, fitted, card.with_suffix(".weights.h5"), run.schedule, encoder) | {"class_weights": weights}
-    write_json(card, network_card(bench.plan, run, record))
+    training, validation, encoder = source("train"), source("validation"), encoder_of(run.arm.network.encoder)
+    assert training is not None  # a split without training cases is refused by the plan
+    learned = objective(training)
+    fitted = _fit(run, bench, folder, (training, validation), objective=learned, encoder=encoder)
+    place = bench.card(run)
+    of_run = record_of(run, fitted, place.with_suffix(".weights.h5"), run.schedule, encoder)
+    record = {**of_run, **learned.identity}
+    write_json(place, card(record))
     write_json(folder / RECORD, record)
     return record
 
@@ -127,23 +160,22 @@ def _fit(
     run: NetworkRun,
     bench: Bench,
     folder: Path,
-    sources: tuple[VolumeSource, VolumeSource | None],
+    sources: tuple[Samples, Samples | None],
     *,
+    objective: Objective,
     encoder: Encoder | None,
-    weights: Sequence[float] | None,
 ) -> Fitted:
-    classes, network = len(bench.plan.config.data.classes), run.arm.network
+    network, (training, validation) = run.arm.network, sources
     feed = partial(batches, batch=run.schedule.batch, scale=network.scale, offset=network.offset)
-    training, validation = sources
     with failures_of(training, validation):
         return fit(
-            run.arm.spec(classes),
+            run.arm.spec(len(bench.plan.config.data.classes)),
             lambda first: feed(training, first=first),
             None if validation is None else lambda: feed(validation, count=len(validation)),
             run.schedule,
             folder,
             seed=run.seed,
-            objective=classification(classes, weights),
+            objective=objective,
             encoder=None if encoder is None else encoder.load,
             identity={"manifest": bench.plan.manifest.sha256, "encoder_weights": encoder and encoder.record},
             cases=training.names,
@@ -152,10 +184,10 @@ def _fit(
         )
 
 
-def _sources(run: NetworkRun, bench: Bench) -> tuple[VolumeSource, VolumeSource | None]:
-    """Regions to train on, and those to validate on where there are any: the same for every seed."""
-    classes, regions = bench.plan.config.data.classes, bench.regions
-    training = VolumeSource(run.split.train, regions, run.arm, classes=classes, seed=run.seed)
-    if not run.split.validation:
-        return training, None
-    return training, VolumeSource(run.split.validation, regions, run.arm, classes=classes, training=False)
+def _source(run: NetworkRun, bench: Bench, part: str) -> VolumeSource | None:
+    """Regions to train on, or to validate on: the same for every seed."""
+    cases, training = getattr(run.split, part), part == "train"
+    if not cases:
+        return None
+    classes, seed = bench.plan.config.data.classes, run.seed if training else 0
+    return VolumeSource(cases, bench.regions, run.arm, classes=classes, seed=seed, training=training)

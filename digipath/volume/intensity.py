@@ -13,7 +13,7 @@ from digipath.errors import BadInput, BadVolume
 from digipath.volume_values import Volume
 
 ITERATIONS = (50, 50, 30)  # at most, at three resolutions of the field; each stops when it changes by less than 0.001
-FIT_SPACING_MM = 4.0  # of the voxels the field is fitted on: shrunk 4 times at 1 mm
+FIT_SPACING_MM = 4.0  # about that of the voxels the field is fitted on: shrunk 4 times at 1 mm
 LEAST_SIDE_VOX = 8  # that shrinking leaves
 MOST_NEGATIVE = 0.1  # share of the brain: more come from no scanner
 
@@ -21,7 +21,7 @@ MOST_NEGATIVE = 0.1  # share of the brain: more come from no scanner
 def bias_field_corrected(volume: Volume) -> Volume:
     """The volume without the slow shading of each modality across the head, by N4 inside the brain.
 
-    The field is fitted on every fourth voxel (at 1 mm; so that they lie at most 4 mm apart) with at most 50, 50 and 30
+    The field is fitted on every fourth voxel (at 1 mm; about 4 mm apart at any spacing) with at most 50, 50 and 30
     iterations, else with the settings of SimpleITK's filter, and each voxel divided by it. Only voxels above 0 take
     part in the fit, as it is one of logarithms: interpolation leaves a few at or below 0, and cutting them off at a
     small value would make a second mode of the histogram. They are divided like the others, since shading multiplies.
@@ -93,7 +93,7 @@ def _corrected(values: NDArray[np.float32], volume: Volume, modality: str) -> ND
 
     fitted = volume.brain & (values > 0)
     factors = [
-        max(1, min(int(FIT_SPACING_MM / mm + 1e-6), side // LEAST_SIDE_VOX))
+        max(1, min(round(FIT_SPACING_MM / mm), side // LEAST_SIDE_VOX))
         for mm, side in zip(volume.spacing_mm, volume.shape_vox, strict=True)
     ]
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(values.T))  # SimpleITK's arrays are (z, y, x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from digipath.errors import BadVolume, NotFound
@@ -93,7 +94,7 @@ def _check_distinct(named: Mapping[str, Path]) -> None:
 
 def _check_one_case(named: Mapping[str, Path]) -> None:
     cases = {name: case for name, path in named.items() if path.is_file() and (case := _case(path))}
-    for (name, case), (other, its) in zip(cases.items(), list(cases.items())[1:], strict=False):
+    for (name, case), (other, its) in combinations(cases.items(), 2):
         shared = min(len(case), len(its))
         if case[:shared] != its[:shared]:
             raise BadVolume(

@@ -74,7 +74,7 @@ def load_card(name: str) -> Card:
         json.dumps(record, ensure_ascii=False).encode()  # a lone surrogate is text that nobody can print
     except (OSError, ValueError, RecursionError) as error:
         raise BadCard(f"expected JSON in a weights card, got {error}: {path}") from error
-    _check(record, path)
+    check_card(record, path)
     return Card(path, record, _folder(path, record))
 
 
@@ -158,7 +158,8 @@ def _finite(text: str) -> float:
     return number if set(text) & set(".eE") else int(text)
 
 
-def _check(record: Any, path: Path) -> None:  # noqa: ANN401 - any JSON
+def check_card(record: Any, path: Path) -> None:  # noqa: ANN401 - any JSON
+    """Raise BadCard unless a record may stand in the card file `path`."""
     error = next(_validator().iter_errors(record), None)
     if error is not None:
         where = "/".join(str(part) for part in error.absolute_path) or "the card"
