@@ -139,7 +139,7 @@ class AugmentedSlices:
         rng = np.random.default_rng((self.seed, round_, place))
         mesh = bent(self.side_px, rng)
         image, mask = (moved(array[which], mesh) for array in (self.slices, self.masks))
-        return relit(image, rng), (mask > 127).astype(np.float32)[..., None]
+        return faded(relit(image, rng), mask, rng), (mask > 127).astype(np.float32)[..., None]
 
 
 def resized(image: Pixels, side_px: int) -> Pixels:
@@ -188,6 +188,16 @@ def relit(image: Pixels, rng: np.random.Generator) -> NDArray[np.float32]:
         table = (grey ** np.exp(gamma) - 0.3) * np.exp(gain) + 0.3 + shift
         out[..., channel] = (255 * table).clip(0, 255).astype(np.float32)[image[..., channel]]
     return out
+
+
+FADE, FADE_SIGMA = (0.3, 1.2), 0.01  # of the contrast; a share of the side
+MIDDLE = -255 * LEAST_Z / (MOST_Z - LEAST_Z)  # the grey value of the brain's median
+
+
+def faded(image: NDArray[np.float32], mask: Pixels, rng: np.random.Generator) -> NDArray[np.float32]:
+    """The tumour's contrast to the brain's median times a factor, as few patients show how faint tumours may be."""
+    inside = ndimage.gaussian_filter(mask.astype(np.float32) / 255, FADE_SIGMA * len(mask))[..., None]
+    return MIDDLE + (image - MIDDLE) * (1 + (np.float32(rng.uniform(*FADE)) - 1) * inside)
 
 
 # ---- methods: the training patients, those to segment → probability of each of their slices ----

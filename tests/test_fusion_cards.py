@@ -26,7 +26,7 @@ def cards(tmp_path):
     write_card(folder, "other-v1", order=["t1c"])
     write_card(folder, "coarse-v1", classes=("LGG", "HGG"))
     write_card(folder, "rising-v1", classes=("grade 4", "grade 3", "grade 2"))
-    record = json.loads(write_card(folder, "finder-v1", classes=("other", "tumour")).read_text())
+    record = json.loads(write_card(folder, "finder-v1", classes=("other", "tumour")).read_text("utf-8"))
     del record["input"]["roi"]
     (folder / "finder-v1.json").write_text(json.dumps(record | {"output": "voxels"}))
     return folder
@@ -35,7 +35,7 @@ def cards(tmp_path):
 def fusion_card(folder: Path, members, *, classes=GRADES, **more) -> Path:
     """A fusion card as somebody might write it by hand."""
     path = write_ensemble(folder, "both-v1", members, kind="fusion", classes=list(classes))
-    record = json.loads(path.read_text()) | {"output": "case", "input": {"modality": "case"}, **more}
+    record = json.loads(path.read_text("utf-8")) | {"output": "case", "input": {"modality": "case"}, **more}
     path.write_text(json.dumps({key: value for key, value in record.items() if key != "activation"}))
     return path
 
@@ -108,7 +108,7 @@ def written(cards, name="both-v1", members=("slides-v1", "mri-v1"), **more) -> d
     path = write_fusion(FusionPlan(name, members, **more), cards)
     assert path == cards / f"{name}.json"
     read(path)
-    return json.loads(path.read_text())
+    return json.loads(path.read_text("utf-8"))
 
 
 def test_a_written_card_says_what_it_is(cards):

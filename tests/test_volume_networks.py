@@ -12,7 +12,7 @@ from made_up_graders import AFFINE, SHAPE, write_ensemble, write_grader, write_p
 from made_up_votes import GRADES, answered, write_card
 
 import digipath
-from digipath.errors import BadCard, BadInput
+from digipath.errors import BadCard, BadInput, BadPredictor
 from digipath.grading import volume_networks
 from digipath.grading.volume_files import OpenedVolume, VolumeFiles
 from digipath.volume import open_volumes
@@ -116,7 +116,8 @@ def test_a_map_of_nothing_is_written_and_shown(patient, tmp_path, monkeypatch):
     volumes = {name: patient[name] for name in MODALITIES}
     result = digipath.grade(volumes=volumes, weights=str(card), out=tmp_path / "case")
     assert not nibabel.load(result.volumes[0].explanations["one-v1"]["grad-cam"]).get_fdata().any()
-    assert "Guided backpropagation, over T1 with contrast agent." in (tmp_path / "case" / "report.html").read_text()
+    page = (tmp_path / "case" / "report.html").read_text("utf-8")
+    assert "Guided backpropagation, over T1 with contrast agent." in page
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1 / 127.5, -1.0), ([1, 2, 4], [0, 1, 0])])
@@ -129,6 +130,25 @@ def test_slices_are_scaled_as_the_card_says(patient, tmp_path, scale, offset):
     assert region.pixels.max() > 100
     expected = region.pixels * np.float32(scale) + np.float32(offset)
     np.testing.assert_allclose(volume_networks.network_input(grader, region), expected, rtol=1e-6)
+
+
+class Answers:
+    """A network that gives what it was made with."""
+
+    def __init__(self, answer):
+        self.answer = np.asarray(answer, np.float32)
+
+    def predict_on_batch(self, pixels):
+        assert pixels.shape == (1, 2, 2, 2, 1)
+        return self.answer[None]
+
+
+def test_an_answer_is_of_probabilities():
+    pixels = np.zeros((2, 2, 2, 1), np.float32)
+    np.testing.assert_array_equal(volume_networks.answer(Answers([0.25, 0.75]), pixels), [0.25, 0.75])
+    for wrong in ([np.nan, np.nan], [np.inf, 0], [0.25, 0.25], [[0.5, 0.5]]):
+        with pytest.raises(BadPredictor, match="expected probabilities of classes that sum to 1, a network gave"):
+            volume_networks.answer(Answers(wrong), pixels)
 
 
 def test_volumes_are_not_scaled(patient, tmp_path):
@@ -199,7 +219,7 @@ def test_a_network_is_calibrated_unless_told_otherwise(patient, cards, tmp_path)
         shutil.copy(cards / file, tmp_path)
     path = tmp_path / "brain-v1.json"
     before_and_after = {"before": 0.2, "after": 0.1}
-    record = json.loads(path.read_text()) | {
+    record = json.loads(path.read_text("utf-8")) | {
         "calibration": {
             "temperature": 3.0, "expected_calibration_error": before_and_after, "brier": before_and_after,
             "pixels": 10, "data": "made up", "split": "none",
@@ -211,7 +231,8 @@ def test_a_network_is_calibrated_unless_told_otherwise(patient, cards, tmp_path)
     cooled = digipath.grade(volumes=volumes, out=tmp_path / "cooled", **options).verdict
     powers = np.array(list(raw["probabilities"].values())) ** (1 / 3)
     np.testing.assert_allclose(list(cooled["probabilities"].values()), powers / powers.sum(), atol=1e-5)
-    assert json.loads((tmp_path / "cooled" / "run.json").read_text())["weights"]["temperature"] == {"brain-v1": 3.0}
+    run = json.loads((tmp_path / "cooled" / "run.json").read_text("utf-8"))
+    assert run["weights"]["temperature"] == {"brain-v1": 3.0}
 
 
 @pytest.mark.keras
@@ -219,7 +240,7 @@ def test_a_network_of_another_size_than_its_card_states_is_refused(patient, card
     for file in ("brain-v1.json", "brain-v1.weights.h5"):
         shutil.copy(cards / file, tmp_path)
     path = tmp_path / "brain-v1.json"
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text("utf-8"))
     record["input"]["size"] = [16, 16, 20]
     path.write_text(json.dumps(record))
     volumes = {name: patient[name] for name in MODALITIES}

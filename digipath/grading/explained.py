@@ -139,22 +139,22 @@ def explain_volumes(
     """What in the MRI of a patient speaks for its grade, on the grid of the volumes.
 
     Args:
-        weights: name or path of the card of one network.
+        weights: name or path of a card; of an ensemble the first network is explained whose input is there.
         slice_vox: the axial slice for networks of slices; None: that of the largest tumour area.
         told: called with what takes long, before it is done.
 
     Raises:
         BadVolume: files that cannot be graded. UnknownWeights, BadCard, WeightsCorrupt: as `digipath.load`.
-        BadInput: weights of several networks or of something else, a modality or the tumour's outline that is
-            missing, or a question that has no answer.
+        BadInput: weights of something else, a modality or the tumour's outline that is missing, or a question that
+            has no answer.
     """
-    graders = volume_networks.published(weights)
-    if len(graders.members) > 1:
-        names = ", ".join(one.card.name for one in graders.members)
-        raise BadInput(f"expected weights of one network, {weights} has several; name one of them: {names}")
-    (grader,), opened = graders.members, OpenedVolume(files)
-    if (lacking := opened.lacks(grader)) is not None:
-        raise BadInput(f"expected what {grader.card.name} looks at ({', '.join(grader.rule.order)}): {lacking}")
+    graders, opened = volume_networks.published(weights), OpenedVolume(files)
+    lacking = {one.card.name: opened.lacks(one) for one in graders.members}
+    grader = next((one for one in graders.members if lacking[one.card.name] is None), None)
+    if grader is None:
+        why = "; ".join(f"{name}: {reason}" for name, reason in lacking.items())
+        raise BadInput(f"expected what a network of {weights} looks at: {why}")
+    others = [one.card.name for one in graders.members if one is not grader]
     region = opened.region(grader, slice_vox=slice_vox, told=told)
     network, pixels = volume_networks.network(grader, graders), volume_networks.network_input(grader, region)
     if told is not None:
@@ -162,7 +162,10 @@ def explain_volumes(
     inside = _brain_in(region, opened.volume) if question.check else None
     found = _answered(network, pixels, grader.card, question, inside)
     heat = on_grid(found[3], region, opened.volume.shape_vox)
-    return Explained(*found[:3], heat, found[4], opened.volume.notes, opened.volume.affine_mm)
+    sought = f"The tumour was found by {grader.segmenter}, not outlined by a person."
+    alone = f"Of several networks {grader.card.name} is explained; name another by --weights: {', '.join(others)}."
+    notes = (*opened.volume.notes, *[sought] * opened.sought(grader), *[alone] * bool(others))
+    return Explained(*found[:3], heat, found[4], notes, opened.volume.affine_mm)
 
 
 def _answered(

@@ -21,6 +21,7 @@ from digipath.grading import volume_networks
 from digipath.grading.fusion_report import write_fusion_report
 from digipath.grading.patient import Patient
 from digipath.grading.slide_case import SlideRun
+from digipath.grading.volume_case import finished
 from digipath.grading.volume_files import OpenedVolume
 from digipath.grading.volume_networks import VolumeGraders
 from digipath.measure.fusion import fused, mapped
@@ -115,7 +116,13 @@ def grade_fused(fusion: Fusion, patient: Patient, folder: Path) -> Grade:
     _check_folder(folder)
     opened = None if patient.files is None else OpenedVolume(patient.files)
     voices = [_voice(member, patient, opened) for member in fusion.members]
-    _check_voices(fusion, voices, patient, opened)
+    _check_voices(fusion, voices, patient)
+    to_grade = [
+        voice for member, voice in zip(fusion.members, voices, strict=True)
+        if isinstance(voice, VolumeGraders) and not (patient.resume and finished(folder / member.card.name))
+    ]  # fmt: skip
+    if opened is not None and to_grade:
+        _ = opened.volume  # is read before slides are graded
     said = [
         _asked(member, voice, patient, folder / member.card.name, opened)
         for member, voice in zip(fusion.members, voices, strict=True)
@@ -137,16 +144,12 @@ def _check_folder(folder: Path) -> None:
         raise CaseDiffers(f"{folder} holds a case of several slides; choose another --out")
 
 
-def _check_voices(
-    fusion: Fusion, voices: Sequence[Voice], patient: Patient, opened: OpenedVolume | None
-) -> None:
-    """Refuse what would fail later, so that no member is asked in vain; the volumes are read here."""
+def _check_voices(fusion: Fusion, voices: Sequence[Voice], patient: Patient) -> None:
+    """Refuse what would fail later, so that no member is asked in vain."""
     if all(isinstance(voice, str) for voice in voices):
         raise _nobody(fusion, [str(voice) for voice in voices])
     of_volumes = [one for voice in voices if isinstance(voice, VolumeGraders) for one in voice.members]
     volume_networks.check_slice(patient.of_volumes.slice_vox, of_volumes)
-    if opened is not None and of_volumes:
-        _ = opened.volume
 
 
 def _nobody(fusion: Fusion, reasons: Sequence[str]) -> BadInput:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath.case import Case
+from digipath.case import Case, read_state
 from digipath.errors import BadInput, BadVolume, Cancelled
 from digipath.explanations import METHODS, explain
 from digipath.files import disk_errors, made_folder, write_json
@@ -82,7 +82,8 @@ def grade_volume(
     """
     grading = _Grading(opened, graders, settings, folder, progress, cancel)
     present, missing = grading.who_can_vote()
-    grading.read()
+    if not (resume and finished(folder)):
+        _ = opened.volume  # is read before the folder is made
     identity = {
         "input": opened.files.identity(),
         "weights": {**graders.identity, "segmenters": opened.segmenters(present)},
@@ -96,6 +97,11 @@ def grade_volume(
     return GradedVolume(folder)
 
 
+def finished(folder: Path) -> bool:
+    """Whether a folder holds a grade that is done. Raises BadInput: a damaged state."""
+    return (read_state(folder) or {}).get("state") == "done"
+
+
 @dataclass
 class _Grading:
     """One volume on its way through the networks."""
@@ -107,13 +113,7 @@ class _Grading:
     progress: ProgressCallback | None
     cancel: Cancel | None
     _steps: int = 0
-    _began: float = 0.0
-
-    def read(self) -> None:
-        """The files. Raises BadVolume, NotFound: as `digipath.volume.open_volumes`."""
-        self._tell("reading the volumes")
-        self._began = time.perf_counter()
-        _ = self.opened.volume
+    _began: float = field(default_factory=time.perf_counter)
 
     def run(self, present: Sequence[VolumeGrader], missing: dict[str, str]) -> None:
         """Everything from the volumes to the report."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath.errors import BadCard, BadInput
+from digipath.errors import BadCard, BadInput, BadPredictor
 from digipath.networks import check_stated_head, network_of, temperature
 from digipath.runtime import with_temperature, without_startup_notices
 from digipath.values import Card
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import keras
 
 OUTPUT = "volume"
+SUM_WITHIN = 1e-3  # of the probabilities of all classes, from 1
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,15 @@ def network_input(grader: VolumeGrader, region: Region) -> NDArray[np.float32]:
 
 
 def answer(model: keras.Model, pixels: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(C,) probabilities of one region."""
-    return np.asarray(model.predict_on_batch(pixels[None])[0], np.float64)
+    """(C,) probabilities of one region.
+
+    Raises:
+        BadPredictor: the answer is none; numbers that are not finite come from weights or intensities that overflow.
+    """
+    found = np.asarray(model.predict_on_batch(pixels[None])[0], np.float64)
+    if found.ndim != 1 or not np.isfinite(found).all() or abs(found.sum() - 1) > SUM_WITHIN:
+        raise BadPredictor(f"expected probabilities of classes that sum to 1, a network gave {found.ravel()[:8]}")
+    return found
 
 
 def _rule(one: Card, card: Card) -> VolumeRule:

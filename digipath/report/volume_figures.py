@@ -62,7 +62,7 @@ def three_planes(volume: Volume, modality: str, scene: Scene) -> Image.Image:
         across, down = (other for other in range(3) if other != axis)
         at = scene.at_vox[axis]
         picture = _painted(plane(grey, axis, at), None if heat is None else plane(heat, axis, at))
-        size = round(extents_mm[across] * scale), round(extents_mm[down] * scale)
+        size = max(1, round(extents_mm[across] * scale)), max(1, round(extents_mm[down] * scale))
         picture = picture.resize(size, Image.Resampling.BICUBIC)
         _draw_marks(picture, scene, axis, grey.shape)
         planes.append(_captioned(picture, name, at + (view[axis].start or 0)))

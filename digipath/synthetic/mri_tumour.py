@@ -7,7 +7,6 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from digipath.synthetic.mri_brain import ENHANCING, NECROTIC, OEDEMA, SOLID
-from digipath.synthetic.mri_fields import Floats, Frame, turned
+from digipath.synthetic.mri_fields import SIDE_UNITS, Floats, Frame, turned
 
 RADII = (7.5, 13.0)  # units, oedema included
 SMALL_RADII = (6.5, 7.5)  # of a second lesion
@@ -23,17 +22,18 @@ CORES = (0.7, 0.85)  # radius of the core in that of the whole
 MIDDLE_DEPTH = 0.6  # how many radii the middle lies from the brain's surface, at least
 ENHANCING_SHARES, NECROTIC_SHARES = (0.3, 0.45), (0.15, 0.3)  # of the core
 SECOND_LESION = 0.2  # share of cases
-PATCH_UNITS = 1.7  # of interleaved tissues: with about as much surface as a rim, so that blur changes them alike
+PATCH_UNITS = 1.5  # of interleaved tissues: with about as much surface as a rim, so that blur changes them alike
 NODULES = (2, 4)
+ROOM_UNITS = 1.5  # below the core's surface, kept for a rim
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """whole, core: (X, Y, Z) bool; rho: (X, Y, Z), 0 in the middle, 1 on the core's surface; radius of the core."""
+    """whole, core: (X, Y, Z) bool; depth_units: (X, Y, Z) below the core's surface, 0 outside; radius of the core."""
 
     whole: NDArray[np.bool_]
     core: NDArray[np.bool_]
-    rho: Floats
+    depth_units: Floats
     radius_units: float
 
 
@@ -46,7 +46,7 @@ def lesions(frame: Frame, brain: NDArray[np.bool_], rng: np.random.Generator) ->
 
 
 def _lesion(frame: Frame, room: NDArray[np.bool_], radius: float, rng: np.random.Generator) -> Lesion:
-    depth = ndimage.distance_transform_edt(room) * frame.step_units
+    depth = _depth(room, frame)
     middles = np.flatnonzero(depth > min(MIDDLE_DEPTH * radius, 0.9 * depth.max()))
     places = frame.places()
     middle = places.reshape(3, -1)[:, rng.choice(middles)].reshape(3, 1, 1, 1)
@@ -56,7 +56,12 @@ def _lesion(frame: Frame, room: NDArray[np.bool_], radius: float, rng: np.random
     rho = np.sqrt((apart**2).sum(axis=0)) / np.float32(core_radius) + 0.1 * frame.noise(radius / 3, rng)
     core = (rho < 1) & room
     halo = (rho * np.float32(core_radius / radius) + 0.12 * frame.noise(radius / 4, rng) < 1) & room
-    return Lesion(core | halo, core, rho, core_radius)
+    return Lesion(core | halo, core, _depth(core, frame), core_radius)
+
+
+def _depth(mask: NDArray[np.bool_], frame: Frame) -> Floats:
+    """Distance in units to the nearest voxel outside of a mask."""
+    return np.asarray(ndimage.distance_transform_edt(mask) * frame.step_units, np.float32)
 
 
 def tissues_of(
@@ -72,35 +77,42 @@ def tissues_of(
     for lesion in found:
         tissues[lesion.whole] = OEDEMA
     for lesion in found:
-        enhancing, necrotic = (field[lesion.core] for field in ARRANGEMENTS[grade](lesion, frame, rng))
-        dealt = np.full(necrotic.size, SOLID, np.int8)
-        dealt[np.argsort(necrotic, kind="stable")[: round(shares[1] * dealt.size)]] = NECROTIC
-        left = np.flatnonzero(dealt == SOLID)
-        dealt[left[np.argsort(enhancing[left], kind="stable")[: round(shares[0] * dealt.size)]]] = ENHANCING
-        tissues[lesion.core] = dealt
+        tissues[lesion.core] = SOLID
+        enhancing, necrotic = (round(share * int(lesion.core.sum())) for share in shares)
+        if grade == 4:  # the rim lies around what is necrotic
+            dead = _lowest(_middle(lesion, frame, rng), lesion.core, necrotic)
+            bright = _lowest(_around(dead, frame, rng), lesion.core & ~dead, enhancing)
+        else:  # necrosis is left what does not enhance
+            nodules = _nodules(lesion, frame, rng) if grade == 3 else frame.noise(PATCH_UNITS, rng)
+            bright = _lowest(nodules, lesion.core, enhancing)
+            dead = _lowest(frame.noise(PATCH_UNITS, rng), lesion.core & ~bright, necrotic)
+        tissues[bright], tissues[dead] = ENHANCING, NECROTIC
     return tissues
 
 
-# An arrangement gives two fields (X, Y, Z): where lowest, tissue enhances, and is necrotic.
-Arrangement = Callable[[Lesion, Frame, np.random.Generator], tuple[Floats, Floats]]
+def _middle(lesion: Lesion, frame: Frame, rng: np.random.Generator) -> Floats:
+    """Lowest in an irregular middle of the core, and high where no rim would have room."""
+    uneven = 0.25 * lesion.radius_units * frame.noise(lesion.radius_units / 3, rng)
+    return np.where(lesion.depth_units > ROOM_UNITS, uneven - lesion.depth_units, np.float32(SIDE_UNITS))
 
 
-def _patches(lesion: Lesion, frame: Frame, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    return frame.noise(PATCH_UNITS, rng), frame.noise(PATCH_UNITS, rng)
+def _around(dead: NDArray[np.bool_], frame: Frame, rng: np.random.Generator) -> Floats:
+    """Lowest next to what is necrotic, which therefore enhances first on all sides."""
+    apart = _depth(~dead, frame)
+    return np.where(apart > 1.2 * frame.step_units, apart + 0.8 * np.abs(frame.noise(3, rng)), np.float32(0))
 
 
-def _nodules(lesion: Lesion, frame: Frame, rng: np.random.Generator) -> tuple[Floats, Floats]:
+def _nodules(lesion: Lesion, frame: Frame, rng: np.random.Generator) -> Floats:
+    """Lowest in the middles of a few nodules."""
     places = frame.places()
-    inner = np.flatnonzero(lesion.core & (lesion.rho < max(0.7, 1.01 * lesion.rho[lesion.core].min())))
+    inner = np.flatnonzero(lesion.depth_units > min(ROOM_UNITS, 0.9 * lesion.depth_units.max()))
     middles = places.reshape(3, -1)[:, rng.choice(inner, rng.integers(NODULES[0], NODULES[1] + 1))]
     apart = [np.sqrt(((places - middle.reshape(3, 1, 1, 1)) ** 2).sum(axis=0)) for middle in middles.T]
-    nearest = np.min(apart, axis=0) / np.float32(lesion.radius_units) + 0.06 * frame.noise(2.5, rng)
-    return nearest, frame.noise(PATCH_UNITS, rng) - 3 * nearest
+    return np.asarray(np.min(apart, axis=0) + 0.4 * frame.noise(2.5, rng))
 
 
-def _rim(lesion: Lesion, frame: Frame, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    middle = lesion.rho + 0.2 * frame.noise(lesion.radius_units / 4, rng)
-    return middle + 0.06 * frame.noise(lesion.radius_units / 2, rng), middle
-
-
-ARRANGEMENTS: dict[int, Arrangement] = {2: _patches, 3: _nodules, 4: _rim}
+def _lowest(field: Floats, mask: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
+    """The `count` voxels of a mask with the lowest values."""
+    chosen = np.zeros(mask.shape, bool)
+    chosen.flat[np.flatnonzero(mask)[np.argsort(field[mask], kind="stable")[:count]]] = True
+    return chosen

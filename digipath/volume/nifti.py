@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +39,8 @@ def read_nifti(path: Path) -> Scan:
     from nibabel.wrapstruct import WrapStructError
 
     try:
-        image = _image(path)
+        with _quiet():
+            image = _image(path)
         _check_shape(image.shape, path)
         _check_type(image.get_data_dtype(), path)
         values = np.asanyarray(image.dataobj)
@@ -76,6 +80,19 @@ def write_nifti(path: str | Path, values: NDArray[Any], affine_mm: NDArray[np.fl
     image.set_qform(affine_mm, code=SCANNER)
     image.header.set_xyzt_units("mm")
     write_atomically(path, gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))  # a time would change the bytes
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without nibabel's own words about a header, which reach the terminal beside the error."""
+    from nibabel.imageglobals import logger
+
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _image(path: Path) -> Nifti1Image:
