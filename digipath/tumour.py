@@ -6,22 +6,24 @@ overlapping patches whose answers are blended.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from digipath.engine.predict import predict_maps
 from digipath.engine.reader import array_reader
-from digipath.errors import BadInput, BadVolume
+from digipath.errors import BadCard, BadInput, BadVolume
 from digipath.grid import tissue_grid
 from digipath.networks import network_of, temperature
 from digipath.roi import resized
-from digipath.runtime import choose, volume_predictor, with_temperature, without_startup_notices
+from digipath.runtime import Choice, choose, volume_predictor, with_temperature, without_startup_notices
 from digipath.values import BACKGROUND, PREDICTED, ArrayMaps, Cancel, Card, Predictor, ProgressCallback
 from digipath.volume_rois import with_intensities
 from digipath.volume_values import Volume
+from digipath.weights import members
 
 OUTPUT = "voxels"
 THRESHOLD = 0.5
@@ -60,7 +62,7 @@ def find_tumour(
         Pereira et al. 2018, section 2.1.
     """
     predictors = segmenter_predictors(card, runtime=runtime, precision=precision)
-    prepared = as_card_wants(volume, card, corrected=corrected)
+    prepared = as_card_wants(volume, card.record["input"], corrected=corrected)
     probability = tumour_probability(
         prepared,
         predictors,
@@ -77,30 +79,44 @@ def find_tumour(
 
 
 def segmenter_predictors(card: Card, *, runtime: str = "auto", precision: str = "auto") -> list[Predictor]:
-    """The network of a card as predictors of its patches of voxels, calibrated where the card says how.
+    """The network of a card, or those of an ensemble, as predictors of patches of voxels; calibrated as cards say.
 
     Raises:
         BadInput: the card's network does not segment volumes, or an unknown runtime or precision.
+        BadCard: members that look at other voxels than the ensemble says.
         BadCard, WeightsCorrupt, UnknownWeights: see `digipath.load`.
     """
-    asked = card.record["input"]
-    if card.output != OUTPUT or asked["modality"] != "volume":
-        raise BadInput(f"{card.name} does not mark the voxels of a volume; name a card whose output is {OUTPUT}")
     choice = choose(runtime, precision)
     with without_startup_notices():
-        network = network_of(card)
-        if (found := temperature(card)) is not None:
-            network = with_temperature(network, found)
-        return [volume_predictor(network, (*asked["size"], len(asked["order"])), choice)]
+        return [_predictor(one, card, choice) for one in networks_behind(card)]
 
 
-def as_card_wants(volume: Volume, card: Card, *, corrected: bool = False) -> Volume:
+def networks_behind(card: Card) -> list[Card]:
+    """The cards of the networks that a card names: itself, or the members of an ensemble."""
+    return members(card) if card.record["kind"] == "ensemble" else [card]
+
+
+def _predictor(one: Card, card: Card, choice: Choice) -> Predictor:
+    asked = one.record["input"]
+    if one.output != OUTPUT or asked["modality"] != "volume":
+        raise BadInput(f"{one.name} does not mark the voxels of a volume; name a card whose output is {OUTPUT}")
+    if asked != card.record["input"]:
+        raise BadCard(f"{card.name}: member {one.name} looks at other voxels than its ensemble: {card.path}")
+    network = network_of(one)
+    if (found := temperature(one)) is not None:
+        network = with_temperature(network, found)
+    return volume_predictor(network, (*asked["size"], len(asked["order"])), choice)
+
+
+def as_card_wants(volume: Volume, asked: Mapping[str, Any], *, corrected: bool = False) -> Volume:
     """The modalities of a segmenter in its order, with intensities and spacing of the voxels as it was trained.
+
+    Args:
+        asked: the `input` of its card. corrected: whether the bias field of `volume` is corrected already.
 
     Raises:
         BadVolume: a modality is not there.
     """
-    asked = card.record["input"]
     bias_field, standard = asked.get("bias_field", True) and not corrected, asked.get("standardise", "brain")
     prepared = with_intensities(volume, tuple(asked["order"]), bias_field=bias_field, standardise=standard)
     return _respaced(prepared, asked["spacing_mm"]) if "spacing_mm" in asked else prepared

@@ -7,7 +7,6 @@ every round in an order of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,6 @@ from digipath.training.volume_manifest import VolumeCase
 from digipath.training.volume_regions import Regions
 from digipath.training.volume_source import CHANGES
 from digipath.tumour import THRESHOLD, as_card_wants
-from digipath.values import Card
 from digipath.volume_augment import changed
 from digipath.volume_rois import VolumeRule
 from digipath.volume_values import Box, Volume
@@ -37,7 +35,7 @@ def marked_brain(volume: Volume, rule: VolumeRule) -> NDArray[np.float32]:
     """
     if volume.tumour is None:
         raise BadInput("expected an outline of the tumour, none was given")
-    prepared = as_card_wants(volume, Card(Path(), {"input": rule.to_record()}))
+    prepared = as_card_wants(volume, rule.to_record())
     tumour = resized(volume.tumour.astype(np.float32), prepared.shape_vox) >= THRESHOLD
     marks = np.where(tumour, IN_TUMOUR, np.where(prepared.brain, IN_BRAIN, 0)).astype(np.float32)
     return cut(np.concatenate([prepared.voxels, marks[..., None]], axis=-1), brain_box(prepared.brain | tumour))
