@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from digipath.volume.dicom import own_locale
 from digipath.volume_values import MODALITIES, Volume
 
 SHAPE_VOX = (24, 20, 16)
@@ -87,5 +88,6 @@ def write_series(
         for tag, text in tags.items():
             image.SetMetaData(tag, text)
         writer.SetFileName(str(folder / f"{index * 7 % 100:02d}_{index}.dcm"))
-        writer.Execute(image)
+        with own_locale():
+            writer.Execute(image)
     return folder

@@ -6,7 +6,7 @@ import fakes
 import pytest
 
 import digipath
-from digipath.grading import case
+from digipath.grading import slide_case as case
 
 
 def graded(slide, out, **options):

@@ -22,7 +22,7 @@ from digipath.errors import (
     ResolutionTooLow,
     SlideNotFound,
 )
-from digipath.grading import case
+from digipath.grading import slide_case as case
 from digipath.grading.reporting import write_case_report
 from digipath.measure.tile_grades import read_grades
 from digipath.result import open_segmentation
@@ -368,7 +368,7 @@ def test_progress_is_told_while_the_gallery_is_made(small_slide, tmp_path, monke
         ({"slides": []}, BadInput, "at least one slide"),
         ({"slides": ["a/x.svs", "b/x.tiff"]}, BadInput, "different names in a case, got x more than once"),
         ({"slides": "nowhere.svs"}, SlideNotFound, r"nowhere\.svs"),
-        ({"volumes": ["t1.nii"]}, BadInput, "MRI is not in this version"),
+        ({"volumes": ["t1.nii"]}, NotFound, r"found nothing at t1\.nii"),
         ({"out": "/proc/nowhere/case"}, OutputUnwritable, "cannot write"),
         ({"at_mpp": 2.0, "mpp": 5.0}, ResolutionTooLow, "5 µm/px is more than 2 × coarser"),
     ],

@@ -198,13 +198,13 @@ def test_a_card_may_want_other_voxels(volume, card):
     """Of 1 mm where the volume has 2 mm: the mask comes back in the volume's own voxels."""
     coarse = replace(volume, affine_mm=np.diag([2.0, 2, 2, 1]))
     wanted = card(spacing_mm=1.0)
-    finer = as_card_wants(coarse, wanted)
+    finer = as_card_wants(coarse, wanted.record["input"])
     assert finer.shape_vox == tuple(2 * n for n in SHAPE)
     assert finer.spacing_mm == pytest.approx((1, 1, 1))
     np.testing.assert_allclose(finer.affine_mm[:3, 3], -0.5)
     found = find_tumour(coarse, wanted)
     np.testing.assert_array_equal(found, volume.tumour)
-    assert as_card_wants(volume, wanted).shape_vox == SHAPE
+    assert as_card_wants(volume, wanted.record["input"]).shape_vox == SHAPE
 
 
 @pytest.mark.keras

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import locale
+
 import numpy as np
 import pytest
 from made_up_volumes import SHAPE_VOX, ellipsoid, head, write_image, write_series
 from scipy.spatial.transform import Rotation
 
 from digipath.errors import BadVolume
+from digipath.training.volume_manifest import check_volume
 from digipath.volume import open_volumes, volume_files
 
 ROWS_AND_COLUMNS = {
@@ -191,3 +194,13 @@ def test_colours_and_single_files_are_refused(tmp_path):
     SimpleITK.WriteImage(colours, str(folder / "21_3.dcm"))
     with pytest.raises(BadVolume, match=r"expected grey values, got colours in .*21_3\.dcm"):
         open_volumes([folder])
+
+
+def test_the_locale_of_the_process_stays(tmp_path):
+    """GDCM leaves the locale "C" behind, in which Python opens text files as ASCII."""
+    write_series(tmp_path / "t1c", head())
+    locale.setlocale(locale.LC_ALL, "C.UTF-8")
+    open_volumes({"t1c": tmp_path / "t1c"})
+    check_volume(tmp_path / "t1c")
+    assert locale.setlocale(locale.LC_ALL) == "C.UTF-8"
+    assert locale.getpreferredencoding(False).upper().replace("-", "") == "UTF8"

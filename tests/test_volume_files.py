@@ -114,20 +114,26 @@ def test_a_region_is_that_of_the_volume(patient, tmp_path):
     assert opened.region(grader, slice_vox=8).slice_vox == 8
 
 
-def test_the_bias_field_is_corrected_once_and_said(patient, tmp_path, monkeypatch):
+def test_the_bias_field_of_each_modality_is_corrected_once_and_said(patient, tmp_path, monkeypatch):
     calls, told = [], []
     monkeypatch.setattr(volume_files, "bias_field_corrected", lambda volume: calls.append(volume) or volume)
     opened = OpenedVolume(files_of(patient, "t1", "t1c"))
     for name in ("one-v1", "two-v1"):
         opened.region(grader_of(write_card(tmp_path, name, order=["t1"], bias_field=True)), told=told.append)
-    assert len(calls) == 1
-    assert told == ["correcting the bias field"]
+    assert [call.modalities for call in calls] == [("t1",)]
+    both = grader_of(write_card(tmp_path, "both-v1", order=["t1c", "t1"], bias_field=True))
+    region = opened.region(both, told=told.append)
+    assert [call.modalities for call in calls] == [("t1",), ("t1c",)]
+    assert told == ["correcting the bias field of t1", "correcting the bias field of t1c"]
+    np.testing.assert_array_equal(
+        region.pixels, region_of(opened.volume, replace(both.rule, bias_field=False)).pixels
+    )
     opened.region(grader_of(write_card(tmp_path, "raw-v1", order=["t1"])), told=told.append)
-    assert len(told) == 1
+    assert len(told) == 2
 
 
 def test_a_corrected_region_is_as_region_of_makes_it(patient, tmp_path):
-    """Correcting all modalities first, then choosing, is the same as choosing first."""
+    """Correcting each modality by itself is the same as correcting what a network sees."""
     opened = OpenedVolume(files_of(patient, "t1", "t1c"))
     grader = grader_of(write_card(tmp_path, "one-v1", order=["t1c"], bias_field=True))
     expected = region_of(opened.volume, grader.rule).pixels
@@ -166,7 +172,7 @@ def test_the_tumour_is_found_once_for_all_networks_that_want_it(patient, tmp_pat
     assert boxes[0] == boxes[1]
     assert (boxes[0].start_vox, boxes[0].stop_vox) == ((7, 8, 5), (10, 11, 8))
     assert opened.volume.tumour is None
-    assert opened.segmenters(graders) == {finder: sha256_of(tmp_path / "finder-v1.weights.h5")}
+    assert opened.segmenters(graders) == {"finder-v1": sha256_of(tmp_path / "finder-v1.weights.h5")}
 
 
 def test_an_outline_is_taken_in_place_of_a_finder(patient, tmp_path, finds):

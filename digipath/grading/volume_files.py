@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from digipath.case import file_identity
 from digipath.errors import NotFound
 from digipath.grading.volume_networks import VolumeGrader
-from digipath.tumour import find_tumour
+from digipath.tumour import find_tumour, networks_behind
 from digipath.volume import bias_field_corrected, open_volumes, volume_files
 from digipath.volume_rois import BRAIN, Region, region_of
 from digipath.volume_values import Volume
@@ -75,16 +75,24 @@ class OpenedVolume:
     def __init__(self, files: VolumeFiles) -> None:
         self.files = files
         self._tumours: dict[str, NDArray[np.bool_]] = {}
+        self._corrected: dict[str, NDArray[np.float32]] = {}  # modality → (X, Y, Z)
 
     @cached_property
     def volume(self) -> Volume:
         """As the files are. Raises what `digipath.volume.open_volumes` raises."""
         return open_volumes(self.files.modalities, brain=self.files.brain, tumour=self.files.tumour)
 
-    @cached_property
-    def corrected(self) -> Volume:
-        """Without its bias field."""
-        return bias_field_corrected(self.volume)
+    def corrected(self, order: Sequence[str], told: Told | None = None) -> Volume:
+        """The volume with these modalities alone, without their bias fields, each of which is found once."""
+        volume = self.volume
+        if lacking := tuple(name for name in order if name not in self._corrected):
+            if told is not None:
+                told(f"correcting the bias field of {', '.join(lacking)}")
+            channels = [volume.modalities.index(name) for name in lacking]
+            found = bias_field_corrected(replace(volume, modalities=lacking, voxels=volume.voxels[..., channels]))
+            self._corrected |= dict(zip(lacking, np.moveaxis(found.voxels, -1, 0), strict=True))
+        voxels = np.stack([self._corrected[name] for name in order], axis=-1)
+        return replace(volume, modalities=tuple(order), voxels=voxels)
 
     def region(self, grader: VolumeGrader, *, slice_vox: int | None = None, told: Told | None = None) -> Region:
         """What a network sees of the volume.
@@ -97,9 +105,7 @@ class OpenedVolume:
         """
         volume, rule = self.volume, grader.rule
         if rule.bias_field:
-            if told is not None and "corrected" not in vars(self):
-                told("correcting the bias field")
-            volume, rule = self.corrected, replace(rule, bias_field=False)
+            volume, rule = self.corrected(rule.order, told), replace(rule, bias_field=False)
         if grader.segmenter is not None and self.sought(grader):
             volume = replace(volume, tumour=self._found(grader.segmenter, told))
         return region_of(volume, rule, slice_vox=slice_vox)
@@ -111,16 +117,18 @@ class OpenedVolume:
     def segmenters(self, graders: Sequence[VolumeGrader]) -> dict[str, str]:
         """Name → sha256 of the networks that have to find the tumour for these. Raises as `digipath.load`."""
         names = dict.fromkeys(one.segmenter for one in graders if self.sought(one))
-        return {name: verify(load_card(name)) for name in names if name is not None}
+        cards = [one for name in names if name is not None for one in networks_behind(load_card(name))]
+        return {one.name: verify(one) for one in cards}
 
     def _found(self, segmenter: str, told: Told | None) -> NDArray[np.bool_]:
         """(X, Y, Z) where a card's network finds the tumour."""
         if segmenter not in self._tumours:
+            card = load_card(segmenter)
+            asked = card.record["input"]
+            corrected = bool(asked.get("bias_field", True))
+            volume = self.corrected(asked["order"], told) if corrected else self.volume
             if told is not None:
                 told(f"finding the tumour with {segmenter}")
-            card = load_card(segmenter)
-            corrected = bool(card.record["input"].get("bias_field", True))
-            volume = self.corrected if corrected else self.volume
             self._tumours[segmenter] = find_tumour(volume, card, corrected=corrected)
         return self._tumours[segmenter]
 

@@ -40,6 +40,7 @@ from digipath.training.cases import (
 )
 from digipath.training.graded_manifest import RISING
 from digipath.training.tables import Row, raise_all, read_table
+from digipath.volume.dicom import own_locale
 from digipath.volume_values import MODALITIES
 
 BRAIN, TUMOUR = "brain", "tumour"
@@ -186,7 +187,9 @@ def check_volume(path: Path) -> None:
     if path.is_dir():
         from SimpleITK import ImageSeriesReader  # here: its import takes half a second
 
-        if len(ImageSeriesReader.GetGDCMSeriesIDs(str(path))) != 1:
+        with own_locale():
+            series = ImageSeriesReader.GetGDCMSeriesIDs(str(path))
+        if len(series) != 1:
             raise BadVolume(f"expected a folder of one DICOM series, found another number of them: {path}")
         return
     import nibabel

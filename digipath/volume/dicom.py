@@ -5,8 +5,10 @@ DICOM's millimetres are LPS (PS3.3 C.7.6.2.1.1): x to the patient's left, y to t
 
 from __future__ import annotations
 
+import locale
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +85,16 @@ def read_series(folder: Path) -> Scan:
     return checked_scan(folder, values, LPS_TO_RAS @ affine, patient=first.patient or None, notes=notes)
 
 
+@contextmanager
+def own_locale() -> Iterator[None]:
+    """Restore the locale that GDCM leaves changed: files that are opened as text later would be read as ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
+
+
 def _headers(folder: Path) -> Iterator[tuple[Path, ImageFileReader]]:
     """The DICOM files directly in a folder, by name, with their headers read; other files are passed over."""
     from SimpleITK import ImageFileReader
@@ -94,7 +106,8 @@ def _headers(folder: Path) -> Iterator[tuple[Path, ImageFileReader]]:
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(str(path))
         try:
-            reader.ReadImageInformation()
+            with own_locale():
+                reader.ReadImageInformation()
         except RuntimeError as error:
             if _claims_dicom(path):
                 raise BadVolume(f"expected a DICOM image, cannot read {path}; is it whole?") from error
@@ -198,7 +211,8 @@ def _pixels(path: Path) -> NDArray[Any]:
     import SimpleITK
 
     try:
-        image = SimpleITK.ReadImage(str(path), SimpleITK.sitkFloat32, imageIO="GDCMImageIO")
+        with own_locale():
+            image = SimpleITK.ReadImage(str(path), SimpleITK.sitkFloat32, imageIO="GDCMImageIO")
     except RuntimeError as error:
         raise BadVolume(f"expected a DICOM image, cannot read the pixels of {path}; is it whole?") from error
     pixels = SimpleITK.GetArrayFromImage(image)
