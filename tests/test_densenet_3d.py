@@ -23,9 +23,14 @@ def whole():
 @pytest.fixture(scope="module")
 def small():
     """A small one with weights, biases and statistics that are all random."""
+    import keras
+
     from digipath.nn import build
 
+    keras.utils.set_random_seed(0)
     network, rng = build("densenet169-3d", patch=33, **SMALL), np.random.default_rng(0)
+    logits = network.get_layer("logits")
+    logits.set_weights([rng.normal(0, 1, weight.shape) for weight in logits.weights])
     for layer in network.layers:
         if "gamma" in {weight.name for weight in layer.weights}:
             arrays = [rng.uniform(low, low + 0.5, layer.gamma.shape) for low in (0.7, -0.2, -0.2, 0.7)]

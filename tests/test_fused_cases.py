@@ -303,7 +303,7 @@ def test_volumes_that_cannot_be_graded_are_said_before_slides_are(graded, asked,
         ("slides-v1", {"slides": None}, "slides-v1.json grades slides; expected slides, got MRI volumes"),
         ("brain-v1", {"volumes": None}, "brain-v1.json grades MRI; expected volumes, got slides"),
     ],
-    ids=str,
+    ids=range(11),
 )
 def test_what_would_do_nothing_is_refused_before_anything_is_graded(graded, asked, tmp_path, fusion, options, message):
     with pytest.raises(BadInput, match=message):

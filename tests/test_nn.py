@@ -151,7 +151,7 @@ def test_networks_of_one_config_take_each_others_weights(tmp_path):
 @pytest.mark.parametrize(
     ("name", "config", "message"),
     [
-        ("unet++", {}, "among deeplabv3plus, densenet121, .*, unet-digipathai, unet-small, got 'unet"),
+        ("unet++", {}, "among alexnet, deeplabv3plus, densenet121, .*, unet-digipathai, unet-small, got 'unet"),
         ("unet", {"widths": (8, 8)}, "has no setting widths; it has"),
         ("unet", {"backbone": "vgg16"}, "backbone among densenet121"),
         ("unet", {"backbone": "resnet18", "patch": 100}, "multiple of 32 px, got 100"),

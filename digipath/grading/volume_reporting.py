@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from digipath.files import write_atomically, write_json
@@ -35,6 +37,7 @@ EXPLANATIONS, PLANES = "explanations", "planes.png"
 TITLES = {"grad-cam": "Grad-CAM", "guided-backpropagation": "Guided backpropagation"}
 ROIS = {"brain": "whole brain", "tumour": "tumour with its margin", "slice": "tumour on one slice"}
 SHOWN = ("t1c", "flair", "t1", "t2")  # order of the pictures; explanations are laid over the first that is there
+BRIGHTEST = 99.0  # percentile
 NAMES = {"t1": "T1", "t1c": "T1 with contrast agent", "t2": "T2", "flair": "FLAIR"}
 
 
@@ -108,6 +111,12 @@ def _explained(volume: Volume, vote: Vote, under: str, at: tuple[int, int, int])
             place = centre_of(heat >= 0.9 * heat.max())
         if vote.grader.rule.roi == SLICE and vote.region.slice_vox is not None:
             place = (place[0], place[1], vote.region.slice_vox)
-        picture: Image.Image = three_planes(volume, under, Scene(place, heat=heat, box=vote.region.box))
+        picture: Image.Image = three_planes(volume, under, Scene(place, heat=_brightened(heat), box=vote.region.box))
         shown.append(Shown(picture, f"{TITLES[method]}, over {NAMES[under]}."))
     return shown
+
+
+def _brightened(heat: NDArray[np.float32]) -> NDArray[np.float32]:
+    """For the eye: the highest hundredth of what is not 0 has the strongest colour; a few peaks would hide the rest."""
+    inside = heat[heat > 0]
+    return np.minimum(heat / np.percentile(inside, BRIGHTEST), 1) if inside.size else heat

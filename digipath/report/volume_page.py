@@ -16,7 +16,8 @@ from digipath.report.plots import laid_out, name_rows, short
 
 MEANING = (
     "Higher means more important for the grade that this network calls (viridis, yellow: most). It tells what moved "
-    "the network, not what is tumour; where it lies outside the tumour, distrust the grade."
+    "the network, not what is tumour; where it lies outside the tumour, distrust the grade. The highest hundredth has "
+    "one colour here; the files hold the values."
 )
 VOTED = "Soft vote: the mean of the members' probabilities, each with its weight."
 ROW_PX = 44
