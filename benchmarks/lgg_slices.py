@@ -4,7 +4,7 @@
 
 14 patients of TCGA-LGG, 134 axial slices (28 of them without tumour) with the channels pre-contrast, FLAIR and
 post-contrast. Seven folds of two patients: each patient is segmented once, by a network that never saw them. Slices
-are standardised by channel inside the head, without skull and scalp. A patient's Dice is that of all their slices together,
+are standardised by channel inside the head, without skull and scalp. A patient's Dice is that of all slices together,
 2 TP / (2 TP + FP + FN). For comparison, on the same folds: the brightest FLAIR, from a threshold chosen on the training
 patients, and a forest on the smoothed intensities about each pixel.
 
@@ -139,7 +139,7 @@ class AugmentedSlices:
         rng = np.random.default_rng((self.seed, round_, place))
         mesh = bent(self.side_px, rng)
         image, mask = (moved(array[which], mesh) for array in (self.slices, self.masks))
-        return faded(relit(image, rng), mask, rng), (mask > 127).astype(np.float32)[..., None]
+        return relit(faded(image, mask, rng), rng), (mask > 127).astype(np.float32)[..., None]
 
 
 def resized(image: Pixels, side_px: int) -> Pixels:
@@ -194,10 +194,10 @@ FADE, FADE_SIGMA = (0.3, 1.2), 0.01  # of the contrast; a share of the side
 MIDDLE = -255 * LEAST_Z / (MOST_Z - LEAST_Z)  # the grey value of the brain's median
 
 
-def faded(image: NDArray[np.float32], mask: Pixels, rng: np.random.Generator) -> NDArray[np.float32]:
+def faded(image: Pixels, mask: Pixels, rng: np.random.Generator) -> Pixels:
     """The tumour's contrast to the brain's median times a factor, as few patients show how faint tumours may be."""
     inside = ndimage.gaussian_filter(mask.astype(np.float32) / 255, FADE_SIGMA * len(mask))[..., None]
-    return MIDDLE + (image - MIDDLE) * (1 + (np.float32(rng.uniform(*FADE)) - 1) * inside)
+    return (MIDDLE + (image - MIDDLE) * (1 + (rng.uniform(*FADE) - 1) * inside)).clip(0, 255).astype(np.uint8)
 
 
 # ---- methods: the training patients, those to segment → probability of each of their slices ----
