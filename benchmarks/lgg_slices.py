@@ -197,7 +197,7 @@ MIDDLE = -255 * LEAST_Z / (MOST_Z - LEAST_Z)  # the grey value of the brain's me
 def faded(image: Pixels, mask: Pixels, rng: np.random.Generator) -> Pixels:
     """The tumour's contrast to the brain's median times a factor, as few patients show how faint tumours may be."""
     inside = ndimage.gaussian_filter(mask.astype(np.float32) / 255, FADE_SIGMA * len(mask))[..., None]
-    return (MIDDLE + (image - MIDDLE) * (1 + (rng.uniform(*FADE) - 1) * inside)).clip(0, 255).astype(np.uint8)
+    return (MIDDLE + (image - MIDDLE) * (1 + (rng.uniform(*FADE, 3) - 1) * inside)).clip(0, 255).astype(np.uint8)
 
 
 # ---- methods: the training patients, those to segment → probability of each of their slices ----

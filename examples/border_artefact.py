@@ -4,11 +4,11 @@
 
 Pereira et al. 2018 (section 4, Figure 2) found by guided backpropagation that their network looked at the border of the
 brain, where whole-image standardisation puts a step between brain and background; standardised inside the brain, the
-same network graded better. Here the cases to learn from come from places with fields of view of their own, and nine in
-ten from the place where their grade is usually seen. The share of empty background does not reach a network whose
-regions are standardised inside the brain and cut to its box. Standardised over the whole image, all intensities depend
-on it, and the step at the border stands for the place. Unseen cases come from any place. The same small network is
-trained both ways, on the same cases, with the same seed. Some minutes on 2 cores.
+same network graded better. Here the cases to learn from come from places whose skull stripping leaves the brain smooth
+or pitted, and most from the place where their grade is usually seen; unseen cases come from any. With a background far
+below the brain, pits are the easiest sign of grade that there is. With a background at the brain's mean they hardly
+show, and what is left is the tumour. The same small network is trained both ways, on the same cases, with the same
+seed. Some minutes on 2 cores.
 """
 
 from __future__ import annotations

@@ -12,12 +12,11 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 
 from digipath.errors import BadInput
-from digipath.synthetic.mri import GRADES, MARGINS_VOX, brain_case, write_mri_cases
+from digipath.synthetic.mri import GRADES, PITS_UNITS, brain_case, write_mri_cases
 from digipath.synthetic.mri_brain import BRIGHTNESS, ENHANCING, NECROTIC, OEDEMA, SOLID
 from digipath.synthetic.mri_fields import Frame
 from digipath.synthetic.mri_tumour import lesions, tissues_of
 from digipath.volume import open_volumes, standardised
-from digipath.volume_rois import VolumeRule, region_of
 from digipath.volume_values import MODALITIES
 
 SMALL = (32, 32, 32)
@@ -40,15 +39,6 @@ def arranged():
         for grade in GRADES:
             found[grade].append(tissues_of(grade, tumour, frame, SHARES, np.random.default_rng(seed)))
     return found
-
-
-def in_region(volume, standardise):
-    rule = VolumeRule(MODALITIES, "brain", (24, 24, 24), bias_field=False, standardise=standardise)
-    return region_of(volume, rule).pixels
-
-
-def margin_vox(volume, shape_vox=SMALL):
-    return (volume.shape_vox[0] - shape_vox[0]) // 2
 
 
 def histograms(volume, *, brighter=0.0):
@@ -161,32 +151,47 @@ def test_enhancing_tissue_is_compact_in_grade_3_and_scattered_in_grade_2(arrange
         assert ndimage.label(nodules == ENHANCING)[1] <= 8
 
 
-@pytest.mark.parametrize("grade", GRADES)
-def test_the_margin_tells_the_grade_as_often_as_asked(grade):
-    least, most = MARGINS_VOX[grade]
-    always = [margin_vox(brain_case(grade, seed=s, shape_vox=SMALL, border_artefact=1.0)) for s in range(12)]
-    assert least <= min(always) < max(always) <= most
-    assert margin_vox(brain_case(grade, seed=0, shape_vox=SMALL)) == 0
+def test_the_place_where_a_grade_is_usually_seen_pits_the_brain():
+    def pitted(grade):
+        """The brain without and with its pits, both voxels of a case."""
+        return [brain_case(grade, seed=3, border_artefact=artefact) for artefact in (None, 1.0)]
+
+    smooth, same = pitted(2)
+    np.testing.assert_array_equal(same.voxels, smooth.voxels)
+    lost = []
+    for grade in (3, 4):
+        smooth, pits = pitted(grade)
+        assert not (pits.brain & ~smooth.brain).any()
+        np.testing.assert_array_equal(pits.voxels, smooth.voxels * pits.brain[..., None])
+        np.testing.assert_array_equal(pits.tumour, smooth.tumour)
+        gone = smooth.brain & ~pits.brain
+        assert not (gone & smooth.tumour).any()
+        assert ndimage.distance_transform_edt(smooth.brain)[gone].max() <= PITS_UNITS[grade]
+        lost.append(gone.sum() / smooth.brain.sum())
+    assert 0.02 < lost[0] < 0.7 * lost[1] < 0.14
 
 
-def test_a_margin_that_tells_nothing_is_the_same_for_all_grades():
-    cases = [[brain_case(g, seed=s, shape_vox=SMALL, border_artefact=0.0) for g in GRADES] for s in range(20)]
-    margins = [{margin_vox(volume) for volume in grades} for grades in cases]
-    assert {len(found) for found in margins} == {1}
-    assert min(*margins)  # of every place some
-    assert {min(m) // 4 for m in margins} == {0, 1, 2}
+def test_a_border_that_tells_nothing_is_the_same_for_all_grades():
+    cases = [[brain_case(g, seed=s, shape_vox=SMALL, border_artefact=0.0) for g in GRADES] for s in range(12)]
+    for grades in cases:
+        np.testing.assert_array_equal(grades[0].brain, grades[1].brain)
+        np.testing.assert_array_equal(grades[0].brain, grades[2].brain)
+    plain = [brain_case(2, seed=s, shape_vox=SMALL) for s in range(12)]
+    lost = [1 - grades[0].brain.sum() / one.brain.sum() for grades, one in zip(cases, plain, strict=True)]
+    assert min(lost) == 0
+    assert len(set(np.round(lost, 2))) > 2
 
 
-def test_the_margin_shows_in_intensities_of_the_whole_image_and_not_in_those_of_the_brain():
-    plain = brain_case(4, seed=3, shape_vox=SMALL)
-    framed = brain_case(4, seed=3, shape_vox=SMALL, border_artefact=1.0)
-    assert margin_vox(framed) >= 8
-    np.testing.assert_array_equal(framed.affine_mm @ [*[margin_vox(framed)] * 3, 1], plain.affine_mm @ [0, 0, 0, 1])
-    np.testing.assert_allclose(in_region(framed, "brain"), in_region(plain, "brain"), atol=1e-5)
-    corner_plain, corner_framed = (in_region(volume, "image")[0, 0, 0] for volume in (plain, framed))
-    assert (corner_plain < -0.4).all()
-    assert (corner_framed > 0.6 * corner_plain).all()
-    assert (in_region(framed, "image").max(axis=(0, 1, 2)) > 1.4 * in_region(plain, "image").max(axis=(0, 1, 2))).all()
+def test_the_border_is_the_highest_step_in_the_whole_image_and_no_step_inside_the_brain(three_grades):
+    volume = three_grades[3]
+    edge = volume.brain & ~ndimage.binary_erosion(volume.brain)
+    steps = {}
+    for inside in ("image", "brain"):
+        values = standardised(volume, inside).voxels
+        height = np.abs(values[edge].mean(axis=0) - values[0, 0, 0])
+        steps[inside] = height / values[volume.brain].std(axis=0)
+    assert (steps["image"] > 2).all()
+    assert (steps["brain"] < 1.2).all()
 
 
 def test_cases_are_written_with_their_manifest(tmp_path):

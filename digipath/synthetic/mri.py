@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from digipath.errors import BadInput
 from digipath.files import made_folder, write_atomically
@@ -33,8 +34,10 @@ UNLIKE = 0.06  # how far the brightness of a tissue is from what it is on averag
 BIAS, TEXTURE, GRAIN = 0.12, 0.035, 0.03  # standard deviations
 VESSELS_T1C = 0.35  # brightness added by contrast agent
 BLUR_UNITS = 0.6
-# Zero voxels on every side of a volume made at the place where a grade is usually seen: a field of view as in 64³.
-MARGINS_VOX = {2: (0, 3), 3: (4, 7), 4: (8, 11)}
+PIT_WIDTH_UNITS = 1.5
+# How deep pits reach, in units, that the skull stripping leaves in the surface of the brain at the place where a grade
+# is usually seen.
+PITS_UNITS = {2: 0.0, 3: 1.5, 4: 3.0}
 
 
 def brain_case(
@@ -50,16 +53,15 @@ def brain_case(
     Args:
         grade: 2, 3 or 4.
         seed: of everything but the grade: cases of one seed differ in the order of the tumour's tissues only (and in
-            their margin).
+            their border artefact).
         shape_vox: of the volume; the brain fills it, so that a coarser grid shows the same brain with less detail.
         spacing_mm: between voxels; the middle of the volume lies at 0 mm, the axes are RAS.
-        border_artefact: None: no margin. In [0, 1]: the volume gets a margin of 0 to 11 zero voxels on every side, as
-            if cases came from three places with their own fields of view; with this chance the place is the one where
-            the grade is usually seen (`MARGINS_VOX`), else any of the three. So 1 lets the margin tell the grade, and
-            with 0 it says nothing. Where intensities are standardised over the whole image, the margin moves them all,
-            the background most, and the brain's border becomes a step whose height stands for the margin; a network
-            may take it for a sign of grade. Standardised inside the brain and cut to the brain's box, nothing of the
-            margin is left.
+        border_artefact: None: the surface of the brain is smooth. In [0, 1]: cases come from three places whose skull
+            stripping leaves the surface smooth, pitted or deeply pitted (`PITS_UNITS`); with this chance the place is
+            the one where the grade is usually seen, else any of the three. So 1 lets the border of the brain tell the
+            grade, and with 0 it says nothing. Standardised over the whole image, the border is the highest step of
+            the volume, between a negative background and the brain, and a network takes it for a sign of grade.
+            Standardised inside the brain, the background lies at the brain's mean, and the border hardly shows.
 
     Returns:
         Volume of float32 whole numbers, at least 1 in the brain and 0 outside, with the outline of the whole tumour,
@@ -79,8 +81,12 @@ def brain_case(
     shares = place.uniform(*ENHANCING_SHARES), place.uniform(*NECROTIC_SHARES)
     tissues = tissues_of(grade, tumour, frame, shares, structure)
     voxels = _scanned(brain, tissues, frame, scanner)
-    margin_vox = 0 if border_artefact is None else _margin_vox(grade, border_artefact, site)
-    return _volume(voxels, brain.inside, tissues >= 0, spacing_mm, margin_vox)
+    tumour_vox, inside = tissues >= 0, brain.inside
+    if border_artefact is not None:
+        inside = _pitted(inside, frame, _pits_units(grade, border_artefact, site), site) | tumour_vox
+    affine_mm = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
+    affine_mm[:3, 3] = -spacing_mm * (np.array(shape_vox) - 1) / 2
+    return Volume(MODALITIES, voxels * inside[..., None], affine_mm, inside, tumour_vox)
 
 
 def write_mri_cases(
@@ -175,22 +181,17 @@ def _distributed_as(values: Floats, template: Floats) -> Floats:
     return found
 
 
-def _margin_vox(grade: int, chance: float, rng: np.random.Generator) -> int:
+def _pits_units(grade: int, chance: float, rng: np.random.Generator) -> float:
+    """At the usual place of a grade, or at any."""
     usual, other = rng.uniform() < chance, int(rng.choice(GRADES))
-    least, most = MARGINS_VOX[grade if usual else other]
-    return int(rng.integers(least, most + 1))
+    return PITS_UNITS[grade if usual else other]
 
 
-def _volume(
-    voxels: Floats, brain: NDArray[np.bool_], tumour: NDArray[np.bool_], spacing_mm: float, margin_vox: int
-) -> Volume:
-    """With a margin of zeros around, the middle at 0 mm."""
-    around = [(margin_vox, margin_vox)] * 3
-    affine_mm = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
-    affine_mm[:3, 3] = -spacing_mm * (np.array(brain.shape) + 2 * margin_vox - 1) / 2
-    return Volume(
-        MODALITIES, np.pad(voxels, [*around, (0, 0)]), affine_mm, np.pad(brain, around), np.pad(tumour, around)
-    )
+def _pitted(brain: NDArray[np.bool_], frame: Frame, pits_units: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """The brain without what lies less deep than the pits, which are as far apart as they are wide."""
+    uneven = np.clip(frame.noise(PIT_WIDTH_UNITS, rng), 0, 1)
+    depth = ndimage.distance_transform_edt(brain) * frame.step_units
+    return np.asarray(brain & (depth > pits_units * uneven))
 
 
 def _write_nifti(path: Path, values: NDArray[np.int16] | NDArray[np.uint8], affine_mm: NDArray[np.float64]) -> None:
