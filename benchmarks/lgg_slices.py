@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ Scores = dict[str, float]
 Table = dict[str, Scores]  # patient → method → Dice
 
 FOLDS, INNER_FOLDS = 7, 3
-SIDE_PX = 192  # the network's; slices have 256
+SIDE_PX = 128  # the network's; slices have 256
 FLAIR = 1
 HEAD_SHARE = 0.1  # of the brightest values: what is above is head
 SCALP_PX, SKULL_PX = 12, 20
@@ -52,9 +53,10 @@ NETWORK = {
     "config": {"shrink": 1, "widths": [24, 48, 64, 96, 128], "output_stride": 2, "dropout": 0.2},
 }
 SCHEDULE = Schedule(
-    epochs=8, steps_per_epoch=100, batch=8, learning_rate=2e-3, warmup_epochs=1, decay="cosine", patience=None,
+    epochs=6, steps_per_epoch=100, batch=8, learning_rate=2e-3, warmup_epochs=1, decay="cosine", patience=None,
     keep="last", averaging=0.99, settle_batches=20, mixed_precision=True,
 )  # fmt: skip
+NETWORKS, FOUND = 2, 0.3  # of each fold, their mean counts; the probability from which a pixel is tumour
 SCALING = {"scale": (MOST_Z - LEAST_Z) / 255, "offset": LEAST_Z}
 SIGMAS_PX = (0, 2, 4, 8)  # of the forest's smoothing
 FOREST_PIXELS = 2000  # of each slice
@@ -190,14 +192,14 @@ def relit(image: Pixels, rng: np.random.Generator) -> NDArray[np.float32]:
     return out
 
 
-FADE, FADE_SIGMA = (0.3, 1.2), 0.01  # of the contrast; a share of the side
+FADE, FADE_SIGMA = (0.2, 1.2), 0.01  # of the contrast; a share of the side
 MIDDLE = -255 * LEAST_Z / (MOST_Z - LEAST_Z)  # the grey value of the brain's median
 
 
 def faded(image: Pixels, mask: Pixels, rng: np.random.Generator) -> Pixels:
     """The tumour's contrast to the brain's median times a factor, as few patients show how faint tumours may be."""
     inside = ndimage.gaussian_filter(mask.astype(np.float32) / 255, FADE_SIGMA * len(mask))[..., None]
-    return (MIDDLE + (image - MIDDLE) * (1 + (rng.uniform(*FADE, 3) - 1) * inside)).clip(0, 255).astype(np.uint8)
+    return (MIDDLE + (image - MIDDLE) * (1 + (rng.uniform(*FADE) - 1) * inside)).clip(0, 255).astype(np.uint8)
 
 
 # ---- methods: the training patients, those to segment → probability of each of their slices ----
@@ -213,21 +215,28 @@ def unet(
     network: Mapping[str, Any] = NETWORK,
     side_px: int = SIDE_PX,
 ) -> list[NDArray[np.float32]]:
-    """Probability of tumour in each patient, (N, 256, 256), from a U-Net trained in `folder`."""
+    """Probability of tumour in each patient, (N, 256, 256): the mean of `NETWORKS` U-Nets, trained in `folder`."""
     from digipath.nn import build
-    from digipath.training.data import batches
     from digipath.training.fit import fit
 
-    source = AugmentedSlices(training, side_px=side_px, seed=seed)
-
-    def samples(first: int) -> Any:
-        return batches(source, batch=schedule.batch, first=first, **SCALING)
-
     identity = {"patients": [patient.name for patient in training], "side_px": side_px}
-    fitted = fit(network, samples, None, schedule, folder, seed=seed, identity=identity)
-    made = build(network["name"], **network["config"])
-    made.load_weights(fitted.weights)
-    return [segmented(made, patient.slices, side_px) for patient in unseen]
+    chances = []
+    for number in range(NETWORKS):
+        one = NETWORKS * seed + number
+        source = AugmentedSlices(training, side_px=side_px, seed=one)
+        samples = partial(endless, source, schedule.batch)
+        fitted = fit(network, samples, None, schedule, folder / f"network-{number}", seed=one, identity=identity)
+        made = build(network["name"], **network["config"])
+        made.load_weights(fitted.weights)
+        chances.append([segmented(made, patient.slices, side_px) for patient in unseen])
+    return [np.mean(of_patient, axis=0) for of_patient in zip(*chances, strict=True)]
+
+
+def endless(source: AugmentedSlices, batch: int, first: int) -> Any:
+    """Training batches from a sample on."""
+    from digipath.training.data import batches
+
+    return batches(source, batch=batch, first=first, **SCALING)
 
 
 def segmented(network: Any, slices: Pixels, side_px: int) -> NDArray[np.float32]:
@@ -295,7 +304,7 @@ def cross_validated(
         unseen = [patients[name] for name in held]
         chances = unet(training, unseen, folder / f"fold-{number}", seed=seed)
         found = {
-            "U-Net": [chance > 0.5 for chance in chances],
+            "U-Net": [chance > FOUND for chance in chances],
             "FLAIR threshold": flair_threshold(training, unseen),
             "pixel forest": forest(training, unseen, seed=seed),
         }

@@ -3,8 +3,9 @@
     python benchmarks/t1ce_slices.py ../shared/data/mri_t1ce_slices --out t1ce
 
 4 × 100 slices: glioma, meningioma, pituitary tumour, no tumour. Slices whose thumbnails of 32 × 32 px correlate above
-0.9, through others too, are a group and stay on one side: some are near copies, neighbours of one volume. One split,
-a fifth to test on. AlexNet learns from the training slices as they are, and from all images of
+0.9, or mirrored or turned above 0.95, through others too, are a group and stay on one side: some are near copies,
+neighbours of one volume, or mirror images. One split, about a fifth to test on; the largest group is learned from.
+AlexNet learns from the training slices as they are, and from all images of
 `digipath.slice_augment.SVHN_OPERATIONS`, in the same number of steps; beside them a forest on histograms of 256 bins.
 Nothing is said here of transfer learning: weights of ImageNet are not at hand.
 
@@ -20,6 +21,7 @@ References:
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import sys
@@ -41,7 +43,7 @@ Labels = NDArray[np.int64]
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 SIDE_PX = 227
-THUMBNAIL_PX, COPY = 32, 0.9  # the correlation above which two slices count as copies
+THUMBNAIL_PX, COPY, TURNED_COPY = 32, 0.9, 0.95  # correlations above which two slices count as copies
 SHARE = 5  # a part of so many is tested on
 SCALING = {"scale": 1 / 127.5, "offset": -1.0}
 NETWORK = {"name": "alexnet", "config": {"classes": len(CLASSES)}}
@@ -82,22 +84,36 @@ def read_slices(folder: Path) -> Slices:
     return Slices(pixels, np.array([CLASSES.index(path.parent.name) for path in paths]), groups_of_copies(pixels))
 
 
-def correlations(pixels: Pixels) -> NDArray[np.float64]:
-    """(N, N): of the slices' thumbnails."""
+def copies(pixels: Pixels) -> NDArray[np.bool_]:
+    """(N, N): which slices count as copies of each other, as they are, or one of them mirrored or turned.
+
+    Heads are alike on both sides, so that slices of two patients correlate when one is mirrored: hence the second bar.
+    """
     size = (THUMBNAIL_PX, THUMBNAIL_PX)
-    small = [np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BOX)) for one in pixels]
-    return np.corrcoef(np.stack(small).reshape(len(pixels), -1).astype(np.float64))
+    small = np.stack([np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BOX)) for one in pixels])
+    turned = [np.rot90(one, quarter, (1, 2)) for one in (small, small[:, :, ::-1]) for quarter in range(4)]
+    alike, *others = (_correlated(small, one) for one in turned)
+    return np.asarray((alike > COPY) | (np.max(others, axis=0) > TURNED_COPY))
+
+
+def _correlated(one: Pixels, other: Pixels) -> NDArray[np.float64]:
+    """(N, N): the correlation of each picture of one set with each of the other."""
+    both = np.concatenate([one, other]).reshape(2 * len(one), -1).astype(np.float64)
+    return np.corrcoef(both)[: len(one), len(one) :]
 
 
 def groups_of_copies(pixels: Pixels) -> Labels:
-    """The number of each slice's group: slices that correlate, directly or through others."""
+    """The number of each slice's group: slices that are copies, directly or through others."""
     from scipy.sparse.csgraph import connected_components
 
-    return np.asarray(connected_components(correlations(pixels) > COPY, directed=False)[1], np.int64)
+    return np.asarray(connected_components(copies(pixels), directed=False)[1], np.int64)
 
 
 def parts(slices: Slices, count: int, *, seed: int) -> list[tuple[Labels, Labels]]:
-    """Indices to train and to test on, `count` times: every slice is tested once, no group is on both sides."""
+    """Indices to train and to test on, `count` times: every slice is tested once, no group is on both sides.
+
+    The largest group is tested first, so that the last part is the most even.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
@@ -205,47 +221,50 @@ def scores(truth: Labels, found: Labels) -> dict[str, float]:
     return {"macro_f1": float(f1), "accuracy": float((truth == found).mean())}
 
 
-def scored(path: Path, training: Slices, unseen: Slices, **settings: Any) -> dict[str, float]:
-    """Scores of one training of AlexNet, kept in a file `path`; its weights, 228 MB, go once they are scored."""
+def scored(folder: Path, name: str, training: Slices, unseen: Slices, **settings: Any) -> dict[str, float]:
+    """Scores of one training of AlexNet, kept in a file; its weights, 228 MB, go once they are scored."""
+    made_of = [settings, NETWORK, BATCH, training.groups.tolist(), unseen.groups.tolist()]
+    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
+    path = folder / f"{name}-{digest}.json"
     if path.exists():
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    began, folder = time.perf_counter(), path.with_suffix("")
-    found = scores(unseen.labels, alexnet(training, unseen, folder, **settings))
+    began, inside = time.perf_counter(), path.with_suffix("")
+    found = scores(unseen.labels, alexnet(training, unseen, inside, **settings))
     found["minutes_since_last_start"] = (time.perf_counter() - began) / 60
     path.write_text(json.dumps(found), encoding="utf-8")
-    (folder / WEIGHTS).unlink()
+    (inside / WEIGHTS).unlink()
     return found
 
 
-def compared(slices: Slices, folder: Path, *, seeds: Sequence[int], steps: int, folds: int | None) -> dict[str, Any]:
-    """Scores of both arms and of the forest by seed; with `folds`, each the mean over all folds."""
-    pairs = parts(slices, folds or SHARE, seed=0)[: folds or 1]
+def compared(
+    slices: Slices, folder: Path, *, seeds: Sequence[int], steps: int, folds: int | None
+) -> dict[str, list[dict[str, float]]]:
+    """Scores of both arms and of the forest, by seed and, with `folds`, by fold."""
+    pairs = parts(slices, folds, seed=0) if folds else parts(slices, SHARE, seed=0)[-1:]
     found: dict[str, list[dict[str, float]]] = {arm: [] for arm in (*ARMS, "forest on histograms")}
     for seed in seeds:
-        for arm in found:
-            each = []
-            for number, (training, unseen) in enumerate(pairs):
-                sides = slices.of(training), slices.of(unseen)
+        for number, (training, unseen) in enumerate(pairs):
+            sides = slices.of(training), slices.of(unseen)
+            for arm, each in found.items():
                 if arm in ARMS:
-                    path = folder / f"{arm.replace(' ', '-')}-seed{seed}-fold{number}of{len(pairs)}.json"
+                    name = f"{arm.replace(' ', '-')}-seed{seed}-fold{number}of{len(pairs)}"
                     settings = {"arm": arm, "seed": seed, "steps": steps, "optimiser": OPTIMISER}
-                    each.append(scored(path, *sides, **settings))
+                    each.append(scored(folder, name, *sides, **settings))
                 else:
                     each.append(scores(sides[1].labels, forest(*sides, seed=seed)))
                 print(f"{arm}, seed {seed}, fold {number}: {each[-1]}", file=sys.stderr, flush=True)
-            found[arm].append({name: statistics.fmean(one[name] for one in each) for name in each[0]})
     return found
 
 
 def chosen(slices: Slices, folder: Path, *, steps: int) -> list[dict[str, Any]]:
     """Scores of each candidate optimiser on a fifth of the training slices, learned as they are from the others."""
-    training, _ = parts(slices, SHARE, seed=0)[0]
+    training, _ = parts(slices, SHARE, seed=0)[-1]
     inner = slices.of(training)
-    seen, held = parts(inner, SHARE, seed=1)[0]
+    seen, held = parts(inner, SHARE, seed=1)[-1]
     found = []
     for number, optimiser in enumerate(CANDIDATES):
         settings = {"arm": AS_THEY_ARE, "seed": 0, "steps": steps, "optimiser": optimiser}
-        found.append(optimiser | scored(folder / f"choice{number}.json", inner.of(seen), inner.of(held), **settings))
+        found.append(optimiser | scored(folder, f"choice{number}", inner.of(seen), inner.of(held), **settings))
         print(found[-1], file=sys.stderr, flush=True)
     return found
 
@@ -256,9 +275,9 @@ def means(values: Sequence[float]) -> dict[str, float]:
 
 
 def description(slices: Slices) -> dict[str, int]:
-    """How many slices, groups of copies and pairs that correlate."""
+    """How many slices, groups of copies and pairs of copies."""
     sizes = np.bincount(slices.groups)
-    pairs = np.triu(correlations(slices.pixels) > COPY, 1).sum()
+    pairs = np.triu(copies(slices.pixels), 1).sum()
     return {"slices": len(slices.labels), "groups": len(sizes), "largest_group": int(sizes.max()), "pairs": int(pairs)}
 
 
@@ -267,7 +286,10 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder of a folder of slices per class")
     parser.add_argument("--out", type=Path, default=Path("t1ce"), help="trainings and scores (default: t1ce)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1000, help=f"of batches of {BATCH} (default: 1000)")
+    parser.add_argument(
+        "--steps", type=int, default=1000,
+        help=f"of batches of {BATCH}, rounded up to whole rounds of {STEPS_PER_EPOCH} (default: 1000)",
+    )  # fmt: skip
     parser.add_argument("--folds", type=int, help="cross-validate in so many folds instead of one split")
     parser.add_argument("--choose", action="store_true", help="score optimisers on a part of the training slices")
     arguments = parser.parse_args()
@@ -279,7 +301,7 @@ def main() -> None:
     found = compared(slices, arguments.out, seeds=arguments.seeds, steps=arguments.steps, folds=arguments.folds)
     f1 = {arm: [one["macro_f1"] for one in each] for arm, each in found.items()}
     gains = [after - before for before, after in zip(f1[AS_THEY_ARE], f1[AUGMENTED], strict=True)]
-    print(f"{'macro F1':24}{'mean':>7}{'SD':>7}   by seed")
+    print(f"{'macro F1':24}{'mean':>7}{'SD':>7}   by seed and fold")
     for name, values in {**f1, "gain by augmentation": gains}.items():
         mean = means(values)
         print(f"{name:24}{mean['mean']:7.3f}{mean['sd']:7.3f}   {', '.join(f'{value:.3f}' for value in values)}")

@@ -37,6 +37,7 @@ def evaluate_volumes(
     """Confusion matrix, accuracies, kappa, per-class scores and AUROC of graders of MRI, with intervals by patient.
 
     A case is called as `digipath.grade` calls it, by the soft vote of the networks; all of them must be able to vote.
+    Cases of one patient count as one: the mean of what is said of each, and the highest grade.
 
     Args:
         weights: a card whose output is "volume".

@@ -133,7 +133,8 @@ def test_what_cannot_be_is_refused(tmp_path, lines, match):
     assert "\n" not in str(caught.value)
 
 
-def test_a_segmenter_is_a_card_of_voxels(tmp_path):
+def test_a_segmenter_is_a_card_of_voxels_that_graders_find(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIGIPATH_HOME", str(tmp_path / "home"))
     with pytest.raises(BadInput, match="expected a segmenter that answers for voxels, glioma-tiles-demo-v1 answers"):
         config(tmp_path, top='segmenter = "glioma-tiles-demo-v1"')
     with pytest.raises(UnknownWeights):
@@ -141,6 +142,11 @@ def test_a_segmenter_is_a_card_of_voxels(tmp_path):
     (tmp_path / "finder.json").write_text(json.dumps(FINDER))
     with pytest.raises(BadInput, match="looks at the tumour, which finder finds, all see the brain"):
         config(tmp_path, top='segmenter = "finder.json"')
+    with pytest.raises(BadInput, match="install it first: digipath weights import .*finder.json"):
+        config(tmp_path, '[volume]\nroi = "tumour"', top='segmenter = "finder.json"')
+    installed = tmp_path / "home" / "weights" / "finder.json"
+    installed.parent.mkdir(parents=True)
+    installed.write_text(json.dumps(FINDER))
     told = config(tmp_path, '[volume]\nroi = "tumour"', top='segmenter = "finder.json"')
     assert told.record()["segmenter"] == "finder"
 

@@ -138,7 +138,8 @@ class Answers:
     def __init__(self, answer):
         self.answer = np.asarray(answer, np.float32)
 
-    def predict_on_batch(self, pixels):
+    def __call__(self, pixels, *, training):
+        assert not training
         assert pixels.shape == (1, 2, 2, 2, 1)
         return self.answer[None]
 

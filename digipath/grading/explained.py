@@ -155,6 +155,7 @@ def explain_volumes(
         why = "; ".join(f"{name}: {reason}" for name, reason in lacking.items())
         raise BadInput(f"expected what a network of {weights} looks at: {why}")
     others = [one.card.name for one in graders.members if one is not grader]
+    volume_networks.check_slice(slice_vox, [grader])
     region = opened.region(grader, slice_vox=slice_vox, told=told)
     network, pixels = volume_networks.network(grader, graders), volume_networks.network_input(grader, region)
     if told is not None:

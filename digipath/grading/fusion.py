@@ -28,7 +28,7 @@ from digipath.measure.fusion import fused, mapped
 from digipath.measure.tile_grades import leading
 from digipath.result import CASE_FILE, Grade, of_fusion
 from digipath.values import Card
-from digipath.weights import members
+from digipath.weights import list_weights, load_card, members
 
 NOT_GIVEN = {True: "slides not given", False: "MRI not given"}
 Voice = SlideRun | VolumeGraders | str  # what lets a member speak, or what it lacks
@@ -160,7 +160,7 @@ def _nobody(fusion: Fusion, reasons: Sequence[str]) -> BadInput:
 
 def _voice(member: FusionMember, patient: Patient, opened: OpenedVolume | None) -> Voice:
     """What lets a member speak, or in words what it lacks."""
-    name = str(member.card.path)
+    name = _called(member.card)
     if member.of_slides:
         return patient.slide_run(name) if patient.slides else NOT_GIVEN[True]
     if opened is None:
@@ -168,6 +168,12 @@ def _voice(member: FusionMember, patient: Patient, opened: OpenedVolume | None) 
     graders = volume_networks.published(name, calibrated=patient.settings.calibrated)
     reasons = [opened.lacks(one) for one in graders.members]
     return "; ".join(dict.fromkeys(filter(None, reasons))) if all(reasons) else graders
+
+
+def _called(card: Card) -> str:
+    """The name of a card that is known by it, so that results go on where the package lies elsewhere; else its path."""
+    known = card.name in list_weights() and load_card(card.name).path == card.path
+    return card.name if known else str(card.path)
 
 
 def _asked(

@@ -30,7 +30,7 @@ def write_fusion_report(
     page = FusionInput(
         case=folder.name,
         verdict=_verdict_input(case, verdict),
-        pictures=list(_pictures(case)),
+        pictures=[shown for one in asked for shown in _pictures(one)],
         notes=notes,
         run=heading("grade"),
         cards=[card.record for card in cards],
@@ -67,13 +67,13 @@ def _verdict_input(case: Grade, verdict: Mapping[str, Any]) -> VerdictInput:
 
 
 def _pictures(case: Grade) -> Iterator[Shown]:
-    """The map of each slide and the planes of each volume, as their own reports drew them."""
+    """The map of each slide and the planes of each volume that a member saw, as their own reports drew them."""
     files = [(slide.folder / MAP, slide.slide_name) for slide in case.slides if not slide.of_folder]
-    files += [(volume.folder / PLANES, f"MRI, {volume.folder.name}") for volume in case.volumes]
+    files += [(volume.folder / PLANES, "MRI") for volume in case.volumes]
     for path, caption in files:
         if path.is_file():
             with Image.open(path) as picture:
-                yield Shown(picture.convert("RGB"), caption)
+                yield Shown(picture.convert("RGB"), f"{caption}, {case.folder.name}")
 
 
 def _notes(case: Grade) -> Iterator[str]:

@@ -112,7 +112,8 @@ class _Grading:
     folder: Path
     progress: ProgressCallback | None
     cancel: Cancel | None
-    _steps: int = 0
+    _step: int = -1
+    _doing: str = ""
     _began: float = field(default_factory=time.perf_counter)
 
     def run(self, present: Sequence[VolumeGrader], missing: dict[str, str]) -> None:
@@ -152,7 +153,9 @@ class _Grading:
 
     def _vote(self, grader: VolumeGrader) -> Vote:
         name = grader.card.name
-        region = self.opened.region(grader, slice_vox=self.settings.slice_vox, told=self._tell)
+        region = self.opened.region(
+            grader, slice_vox=self.settings.slice_vox, told=self._tell, progress=self._within, cancel=self.cancel
+        )
         self._tell(f"grading with {name}")
         model, pixels = volume_networks.network(grader, self.graders), volume_networks.network_input(grader, region)
         probabilities = volume_networks.answer(model, pixels)
@@ -196,10 +199,17 @@ class _Grading:
     def _tell(self, doing: str) -> None:
         if self.cancel is not None and self.cancel():
             raise Cancelled(f"stopped before {doing}; run again to start over")
+        self._step, self._doing = self._step + 1, doing
+        self._report(doing)
+
+    def _within(self, part: Progress) -> None:
+        """How far a long step is."""
+        self._report(f"{self._doing}, {part.done} of {part.total} patches")
+
+    def _report(self, message: str) -> None:
         if self.progress is not None:
             each = 1 + len(METHODS) * self.settings.explanations
-            self.progress(Progress(self._steps, 3 + each * len(self.graders.members), math.nan, doing))
-        self._steps += 1
+            self.progress(Progress(self._step, 3 + each * len(self.graders.members), math.nan, message))
 
 
 def file_of(grader: VolumeGrader, method: str) -> str:

@@ -15,10 +15,11 @@ from digipath.case import file_identity
 from digipath.errors import NotFound
 from digipath.grading.volume_networks import VolumeGrader
 from digipath.tumour import find_tumour, networks_behind
+from digipath.values import Cancel, Card, ProgressCallback
 from digipath.volume import bias_field_corrected, open_volumes, volume_files
 from digipath.volume_rois import BRAIN, Region, region_of
 from digipath.volume_values import Volume
-from digipath.weights import load_card, verify
+from digipath.weights import segmenter, verify
 
 Told = Callable[[str], object]
 
@@ -74,7 +75,7 @@ class OpenedVolume:
 
     def __init__(self, files: VolumeFiles) -> None:
         self.files = files
-        self._tumours: dict[str, NDArray[np.bool_]] = {}
+        self._tumours: dict[Path, NDArray[np.bool_]] = {}  # card → (X, Y, Z)
         self._corrected: dict[str, NDArray[np.float32]] = {}  # modality → (X, Y, Z)
 
     @cached_property
@@ -94,43 +95,58 @@ class OpenedVolume:
         voxels = np.stack([self._corrected[name] for name in order], axis=-1)
         return replace(volume, modalities=tuple(order), voxels=voxels)
 
-    def region(self, grader: VolumeGrader, *, slice_vox: int | None = None, told: Told | None = None) -> Region:
+    def region(
+        self,
+        grader: VolumeGrader,
+        *,
+        slice_vox: int | None = None,
+        told: Told | None = None,
+        progress: ProgressCallback | None = None,
+        cancel: Cancel | None = None,
+    ) -> Region:
         """What a network sees of the volume.
 
         Args:
             slice_vox: the axial slice for networks of slices. told: called with what takes long, before it is done.
+            progress, cancel: as for `digipath.tumour.find_tumour`, where the tumour has to be found.
 
         Raises:
             BadVolume: as `digipath.volume_rois.region_of`, or no tumour was found.
+            Cancelled: `cancel` said so.
         """
         volume, rule = self.volume, grader.rule
         if rule.bias_field:
             volume, rule = self.corrected(rule.order, told), replace(rule, bias_field=False)
-        if grader.segmenter is not None and self.sought(grader):
-            volume = replace(volume, tumour=self._found(grader.segmenter, told))
+        if (card := self._seeks(grader)) is not None:
+            volume = replace(volume, tumour=self._found(card, told, progress, cancel))
         return region_of(volume, rule, slice_vox=slice_vox)
 
     def sought(self, grader: VolumeGrader) -> bool:
         """Whether a network looks at a tumour that another network has to find."""
         return grader.rule.roi != BRAIN and self.files.tumour is None and grader.segmenter is not None
 
+    def _seeks(self, grader: VolumeGrader) -> Card | None:
+        """The card of the network that has to find the tumour. Raises UnknownWeights, BadCard: see `digipath.load`."""
+        return segmenter(grader.card) if self.sought(grader) else None
+
     def segmenters(self, graders: Sequence[VolumeGrader]) -> dict[str, str]:
         """Name → sha256 of the networks that have to find the tumour for these. Raises as `digipath.load`."""
-        names = dict.fromkeys(one.segmenter for one in graders if self.sought(one))
-        cards = [one for name in names if name is not None for one in networks_behind(load_card(name))]
-        return {one.name: verify(one) for one in cards}
+        cards = [card for one in graders if (card := self._seeks(one)) is not None]
+        return {one.name: verify(one) for card in cards for one in networks_behind(card)}
 
-    def _found(self, segmenter: str, told: Told | None) -> NDArray[np.bool_]:
+    def _found(
+        self, card: Card, told: Told | None, progress: ProgressCallback | None, cancel: Cancel | None
+    ) -> NDArray[np.bool_]:
         """(X, Y, Z) where a card's network finds the tumour."""
-        if segmenter not in self._tumours:
-            card = load_card(segmenter)
+        if card.path not in self._tumours:
             asked = card.record["input"]
             corrected = bool(asked.get("bias_field", True))
             volume = self.corrected(asked["order"], told) if corrected else self.volume
             if told is not None:
-                told(f"finding the tumour with {segmenter}")
-            self._tumours[segmenter] = find_tumour(volume, card, corrected=corrected)
-        return self._tumours[segmenter]
+                told(f"finding the tumour with {card.name}")
+            found = find_tumour(volume, card, corrected=corrected, progress=progress, cancel=cancel)
+            self._tumours[card.path] = found
+        return self._tumours[card.path]
 
     def lacks(self, grader: VolumeGrader) -> str | None:
         """Why a network cannot vote on these files, in words; None where it can."""
@@ -139,9 +155,9 @@ class OpenedVolume:
             return f"{', '.join(lacking)} not given"
         if grader.rule.roi == BRAIN or self.files.tumour is not None:
             return None
-        if grader.segmenter is None:
+        if (card := self._seeks(grader)) is None:
             return "the tumour is not outlined (--tumour FILE)"
-        asked = load_card(grader.segmenter).record["input"]["order"]
+        asked = card.record["input"]["order"]
         lacking = [name for name in asked if name not in given]
         return f"{', '.join(lacking)} not given, to find the tumour in" if lacking else None
 

@@ -114,7 +114,10 @@ def answer(model: keras.Model, pixels: NDArray[np.float32]) -> NDArray[np.float6
     Raises:
         BadPredictor: the answer is none; numbers that are not finite come from weights or intensities that overflow.
     """
-    found = np.asarray(model.predict_on_batch(pixels[None])[0], np.float64)
+    from keras import ops
+
+    # Called, not predicted: to compile a graph for each network takes longer than its one answer.
+    found = np.asarray(ops.convert_to_numpy(model(pixels[None], training=False))[0], np.float64)
     if found.ndim != 1 or not np.isfinite(found).all() or abs(found.sum() - 1) > SUM_WITHIN:
         raise BadPredictor(f"expected probabilities of classes that sum to 1, a network gave {found.ravel()[:8]}")
     return found

@@ -34,7 +34,7 @@ from digipath.volume_augment import PRESETS as OF_VOLUMES
 from digipath.volume_augment import VolumeAugmentation
 from digipath.volume_rois import BRAIN, SLICE, VolumeRule
 from digipath.volume_values import MODALITIES
-from digipath.weights import load_card
+from digipath.weights import list_weights, load_card
 
 TASK = "volumes"
 VOXELS = "voxels"  # what a card that finds tumours answers for
@@ -248,6 +248,11 @@ class VolumeConfig:
             raise BadInput(f"expected a segmenter that answers for {VOXELS}, {card.name} answers for {card.output}")
         if not any(arm.outlined for arm in self.arms):
             raise BadInput(f"expected a network that looks at the tumour, which {card.name} finds, all see the brain")
+        if card.name not in list_weights():
+            raise BadInput(
+                f"expected a segmenter that graders find by its name; install it first: "
+                f"digipath weights import {self.segmenter}"
+            )
 
     @property
     def labelled(self) -> bool:

@@ -22,6 +22,7 @@ from digipath.weights.cards import (
     load_card,
     member_cards,
     members,
+    segmenter,
     show_weights,
 )
 from digipath.weights.integrity import sha256_of, verify, whereabouts
@@ -42,6 +43,7 @@ __all__ = [
     "load_card",
     "member_cards",
     "members",
+    "segmenter",
     "sha256_of",
     "show_weights",
     "verify",

