@@ -8,9 +8,10 @@ are standardised by channel inside the head, without skull and scalp. A patient'
 2 TP / (2 TP + FP + FN). For comparison, on the same folds: the brightest FLAIR, from a threshold chosen on the training
 patients, and a forest on the smoothed intensities about each pixel.
 
-Settings were chosen with --develop: the training patients of the first fold, in three inner folds of four. The two
-patients which that fold tests on took no part; the other twelve are tested by networks that never saw them, but whose
-settings were chosen by what other networks made of them.
+Settings, among them two networks per fold and the probability of 0.3, were chosen with --develop: the training patients
+of the first fold, in three inner folds of four. The two patients which that fold tests on took no part; the other
+twelve are tested by networks that never saw them, but whose settings were chosen by what other networks made of them.
+Both groups have a line of their own.
 
 Prints a table and one JSON object.
 """
@@ -18,6 +19,7 @@ Prints a table and one JSON object.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import sys
@@ -134,6 +136,14 @@ class AugmentedSlices:
         """Of a slice and its mask."""
         return (self.side_px, self.side_px, 3), (self.side_px, self.side_px, 1)
 
+    def digest(self) -> str:
+        """Of some samples: others where slices or changes are others, so that no training goes on with them."""
+        first = hashlib.sha256()
+        for index in range(8):
+            for array in self.sample(index):
+                first.update(array.tobytes())
+        return first.hexdigest()
+
     def sample(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The slice of an index and its mask."""
         round_, place = divmod(index, len(self.slices))
@@ -219,11 +229,11 @@ def unet(
     from digipath.nn import build
     from digipath.training.fit import fit
 
-    identity = {"patients": [patient.name for patient in training], "side_px": side_px}
     chances = []
     for number in range(NETWORKS):
         one = NETWORKS * seed + number
         source = AugmentedSlices(training, side_px=side_px, seed=one)
+        identity = {"first samples": source.digest()}
         samples = partial(endless, source, schedule.batch)
         fitted = fit(network, samples, None, schedule, folder / f"network-{number}", seed=one, identity=identity)
         made = build(network["name"], **network["config"])
@@ -324,12 +334,16 @@ def summary(table: Table) -> dict[str, Scores]:
     return found
 
 
-def printed(table: Table) -> str:
-    """A row for each patient, then the summary."""
+def printed(table: Table, apart: Sequence[str]) -> str:
+    """A row for each patient, the summary, and the means of patients `apart` from the choice of settings and others."""
     methods = list(next(iter(table.values())))
     rows: dict[str, Scores] = dict(sorted(table.items()))
     overall = summary(table)
     rows |= {name: {method: overall[method][name] for method in methods} for name in ("mean", "sd", "median")}
+    if apart:
+        for name, those in (("kept apart", apart), ("others", [one for one in table if one not in apart])):
+            means = {method: statistics.fmean(table[one][method] for one in those) for method in methods}
+            rows[f"{len(those)} {name}"] = means
     lines = [f"{'Dice':16}" + "".join(f"{method:>17}" for method in methods)]
     lines += [f"{name:16}" + "".join(f"{scores[method]:17.3f}" for method in methods) for name, scores in rows.items()]
     return "\n".join(lines)
@@ -350,7 +364,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         table = cross_validated(patients, folds, arguments.out or Path(temporary), seed=arguments.seed)
     minutes = {"wall": (time.perf_counter() - began) / 60, "cores": (time.process_time() - worked) / 60}
-    print(printed(table))
+    print(printed(table, [] if arguments.develop else folds[0]))
     print(json.dumps({"dice": table, "summary": summary(table), "seed": arguments.seed, "minutes": minutes}))
 
 

@@ -1,6 +1,6 @@
 """A case: one folder, one writer at a time, one state that says what became of it.
 
-    state.json   state (running, done, failed, cancelled), host, process, attempt, reason, identity
+    state.json   state (running, done, failed, cancelled), host, process, attempt, reason, identity, names of results
     .lock        held by the run that writes here; the kernel frees it when its owner dies
 
 The identity is what the results depend on: input, settings, weights. A folder is only ever
@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,26 +37,39 @@ class Case:
         folder: created if absent.
         verb: what the run does ("segment", …).
         identity: JSON-able description of input, settings and weights.
-        owned: names in the folder that belong to the verb; removed when it starts afresh.
-        resume: False removes results of any earlier run first.
+        owned: names in the folder that belong to the verb, all there once it is done; removed when it starts afresh.
+        also: names that results may have besides; removed likewise.
+        resume: False removes results of any earlier run first, those of another verb or kind too.
+        kept: names of what the run itself is given, which an earlier one may have written; never removed.
 
     Attributes:
         done: True if this very case was finished before; then nothing needs doing.
 
     Raises (on entering):
         CaseBusy: another run holds the folder.
-        CaseDiffers: it holds results of another identity and `resume` is True.
+        CaseDiffers: it holds results of another identity and `resume` is True; a run that ended early and left none
+            is in nobody's way.
         OutputUnwritable: the folder cannot be created or written.
     """
 
     def __init__(
-        self, folder: Path, verb: str, identity: Identity, *, owned: Sequence[str], resume: bool = True
+        self,
+        folder: Path,
+        verb: str,
+        identity: Identity,
+        *,
+        owned: Sequence[str],
+        also: Sequence[str] = (),
+        resume: bool = True,
+        kept: Collection[str] = (),
     ) -> None:
         self.folder = folder
         self.done = False
         self._verb = verb
         self._identity = json.loads(json.dumps(identity))  # as it will be read back
         self._owned = owned
+        self._names = tuple(dict.fromkeys((*owned, *also)))
+        self._kept = kept
         self._resume = resume
         self._attempt = 1
         self._lock = FileLock(folder / ".lock", timeout=0)
@@ -92,30 +105,33 @@ class Case:
 
     def _take_over(self) -> None:
         before = read_state(self.folder)
-        there = [name for name in self._owned if (self.folder / name).exists()]
+        names = [name for name in dict.fromkeys((*self._names, *_names_in(before))) if name not in self._kept]
+        there = [name for name in names if (self.folder / name).exists()]
         if before is None and there:
             raise OutputUnwritable(f"{self.folder} holds {there[0]}, which is of no case; choose another --out")
+        if before is not None and before["identity"] != self._identity and before["state"] != "done" and not there:
+            before = None  # it left nothing that could be mixed up with what comes
         if before is not None and before["identity"] != self._identity and self._resume:
             raise CaseDiffers(
                 f"{self.folder} holds results of {difference(before['identity'], self._identity)}; "
                 "choose another --out, or start afresh with --no-resume"
             )
         if before is not None and self._resume:
-            if before["state"] == "done" and len(there) == len(self._owned):
+            if before["state"] == "done" and {*self._owned} <= {*there}:
                 self.done = True
                 self._clear_strays()  # of a run that was killed while it wrote a finished case's report anew
                 return
             self._attempt = before["attempt"] + 1
         # "running" comes first: results that are being removed must not pass for finished ones.
-        self._write("running")
+        self._write("running", names=names)
         if not self._resume:
-            for name in self._owned:
+            for name in names:
                 _remove(self.folder / name)
         self._clear_strays()
 
     def _clear_strays(self) -> None:
         """Remove temporary files that a killed run left behind."""
-        ours = [path for name in (*self._owned, STATE_FILE) for path in self.folder.glob(f".{name}.*")]
+        ours = [path for name in (*self._names, STATE_FILE) for path in self.folder.glob(f".{name}.*")]
         for stray in (*ours, *self.folder.rglob("*.partial")):
             stray.unlink()
 
@@ -128,7 +144,7 @@ class Case:
         else:
             self._write("failed", f"{type(error).__name__}: {error}")
 
-    def _write(self, state: str, reason: str | None = None) -> None:
+    def _write(self, state: str, reason: str | None = None, *, names: Sequence[str] | None = None) -> None:
         write_json(
             self.folder / STATE_FILE,
             {
@@ -140,6 +156,7 @@ class Case:
                 "attempt": self._attempt,
                 "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "identity": self._identity,
+                "names": [*(self._names if names is None else names)],
             },
         )
 
@@ -164,6 +181,12 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     if not isinstance(state, dict) or not {"state", "reason", "identity", "attempt", "process", "host"} <= set(state):
         raise BadInput(f"{path} is damaged or not digipath's; choose another --out, or remove it to start afresh")
     return state
+
+
+def _names_in(state: Mapping[str, Any] | None) -> list[str]:
+    """The names of results in the folder by its state; never a path that leads elsewhere."""
+    names = [] if state is None else state.get("names", [])
+    return [name for name in names if isinstance(name, str) and name == Path(name).name != ".."]
 
 
 def difference(before: Identity, now: Identity) -> str:

@@ -9,6 +9,7 @@ A message is one line: what was expected, what was received, what to do, which f
     │   ├── ResolutionTooLow       the slide is too coarse for the weights
     │   ├── BadAnnotation          a mask or outline file that cannot be used
     │   ├── BadVolume              MRI files that are no volume of one patient on one grid
+    │   │   └── TumourNotFound     a network that looks for the tumour finds none
     │   ├── BadCard                a weights card that breaks the schema
     │   └── BadPredictor           a predictor that breaks its contract
     ├── NotFound (FileNotFoundError)
@@ -49,6 +50,10 @@ class BadAnnotation(BadInput):
 
 class BadVolume(BadInput):
     """MRI files that are unreadable, incomplete, or not of one patient on one grid."""
+
+
+class TumourNotFound(BadVolume):
+    """The network that looks for the tumour finds none, and nobody outlined it."""
 
 
 class BadCard(BadInput):

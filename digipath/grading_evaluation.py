@@ -252,8 +252,7 @@ def write_evaluation(
     """Write scores.json and evaluation.html."""
     made = heading("evaluate")
     notes = [f"Without any tile, and not scored: {', '.join(record['left_out'])}"] if record["left_out"] else []
-    lost = record["unreadable"].items()
-    notes += [f"{count} tiles of {name} could not be read and are not scored." for name, count in lost]
+    notes += [f"{told}." for told in lost_told(record["unreadable"])]
     notes += _each_note_once(record["notes"])
     notes += [CALLED] if isinstance(graders, BagGraders) else []
     page = GradingInput(
@@ -268,6 +267,16 @@ def write_evaluation(
     )
     write_atomically(folder / PAGE, grading_page(page))
     write_json(folder / SCORES, {"notice": NOTICE, **made, "weights": dict(graders.identity), **record})
+
+
+def lost_told(unreadable: Mapping[str, int | str]) -> list[str]:
+    """What could not be read, in words. unreadable: case → how many of its tiles, or why it could not be graded."""
+    return [
+        f"{name} could not be graded and is not scored: {lost}"
+        if isinstance(lost, str)
+        else f"{lost} tiles of {name} could not be read and are not scored"
+        for name, lost in unreadable.items()
+    ]
 
 
 def _each_note_once(notes: Mapping[str, Sequence[str]]) -> list[str]:

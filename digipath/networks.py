@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath.engine.ensemble import checked, predictor_name
+from digipath.engine.ensemble import checked, context_of, predictor_name
 from digipath.errors import BadCard, BadInput, BadPredictor, WeightsCorrupt
 from digipath.runtime import (
     Choice,
@@ -127,11 +127,17 @@ def own(predictors: Sequence[Predictor], *, patch: int | None = None) -> Network
     it answers stands for it in the case's identity, as a card's sha256 does.
 
     Raises:
-        BadInput: none given, or they want different patches, resolutions or classes.
+        BadInput: none given, one that wants pixels around a patch, or they want different patches, resolutions or
+            classes.
         BadPredictor: an answer of the wrong shape or range, or different class counts.
     """
     if not predictors:
         raise BadInput("predictors is empty; give at least one callable")
+    if wider := [p for p in predictors if context_of(p)]:
+        raise BadInput(
+            f"expected predictors that answer for whole patches of a slide, {predictor_name(wider[0])} wants "
+            f"{context_of(wider[0])} px more on every side (its context); let it take a larger patch instead"
+        )
     patches = {getattr(p, "patch", OWN_PATCH_PX) for p in predictors} if patch is None else {patch}
     resolutions = {getattr(p, "at_mpp", None) for p in predictors}
     labels = {tuple(getattr(p, "classes", ())) for p in predictors}

@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath.case import read_state
-from digipath.errors import BadInput, NotFound
+from digipath.errors import BadInput, CaseDiffers, NotFound
 from digipath.files import read_json
 from digipath.maps import MEMBERS, MapArray, open_maps
 from digipath.measure.tile_grades import LEAST_CONFIDENCE, LEAST_SHARE, GradeReadout, leading, read_grades
 from digipath.values import Coverage
 
 CASE_FILE = "case.json"  # of a case of several slides or modalities, each in a folder of its own beside it
+FUSE = "fuse"  # the verb of a case whose members vote, as its state says
+ONE, SEVERAL, FUSED = "the result of one slide or volume", "a case of several slides", "a case of several modalities"
 VERDICT = ("grade", "probabilities", "members", "missing")  # what is told of a vote
 STORED = np.float16  # the precision of maps, in which a probability is compared with a threshold
 
@@ -218,8 +220,8 @@ class Grade:
     """The grade of a case: of all its slides together, of each, of its MRI, and of all modalities together.
 
     Attributes:
-        slides: in the order given, where the case has any. folder: where the case is written; that of its only slide
-            or of its MRI if there is nothing else.
+        slides: in the order given, where the case has any; of a fusion as each of its members graded them. folder:
+            where the case is written; that of its only slide or of its MRI if there is nothing else.
         volumes: what networks for MRI found, one for each that a fusion names; where the case has MRI.
     """
 
@@ -237,6 +239,27 @@ class Grade:
         found = read_json(self.folder / CASE_FILE)
         return {name: found[name] for name in VERDICT} if of_fusion(self.folder) else None
 
+    @cached_property
+    def members(self) -> dict[str, Grade]:
+        """Of a fusion: each member that was asked → what it found, in its own folder; of all else nothing."""
+        if not (self.folder / CASE_FILE).is_file() or not of_fusion(self.folder):
+            return {}
+        slides = [(one.folder.relative_to(self.folder).parts[0], one) for one in self.slides]
+        volumes = [(one.folder.relative_to(self.folder).parts[0], one) for one in self.volumes]
+        return {
+            name: Grade(tuple(x for at, x in slides if at == name), self.folder / name,
+                        tuple(x for at, x in volumes if at == name))
+            for name in dict.fromkeys(at for at, _ in (*slides, *volumes))
+        }  # fmt: skip
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What must be known of slides and volumes: what could not be read, what was done to the files, limits."""
+        if self.members:
+            return list(read_json(self.folder / CASE_FILE)["notes"])
+        summaries = [*(slide.summary for slide in self.slides), *(volume.summary for volume in self.volumes)]
+        return list(dict.fromkeys(note for summary in summaries for note in summary["notes"]))
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Grades in rising order of malignancy: of the verdict where there is one."""
@@ -252,7 +275,11 @@ class Grade:
 
     @property
     def bags(self) -> dict[str, Any] | None:
-        """By networks that see bags of tiles: `grade`, and `probabilities`, the mean over the slides; None without."""
+        """By networks that see bags of tiles: `grade`, and `probabilities`, the mean over the slides; None without.
+
+        Raises BadInput: several members of a fusion graded the slides.
+        """
+        self._check_one_member()
         told = [bags for slide in self.slides if (bags := slide.run.get("bags")) and bags["grade"]]
         if not told:
             return None
@@ -265,14 +292,14 @@ class Grade:
 
     @property
     def probabilities(self) -> NDArray[np.float16]:
-        """(n, C) of the tiles of all slides. Raises BadInput: the case has no slides."""
+        """(n, C) of the tiles of all slides. Raises BadInput: no slides, or several members of a fusion graded them."""
         self._check_slides()
         return np.concatenate([slide.probabilities for slide in self.slides])
 
     def readout(self, *, least_share: float | None = None, least_confidence: float | None = None) -> GradeReadout:
         """The grade of the slides in three ways: every tile of every slide counts alike; as for a slide.
 
-        Raises BadInput: the case has no slides.
+        Raises BadInput: the case has no slides, or several members of a fusion graded them.
         """
         self._check_slides()
         least_share, least_confidence = thresholds(self.slides[0], least_share, least_confidence)
@@ -286,11 +313,29 @@ class Grade:
     def _check_slides(self) -> None:
         if not self.slides:
             raise BadInput(f"expected slides to read, the case has MRI alone; its verdict is the grade: {self.folder}")
+        self._check_one_member()
+
+    def _check_one_member(self) -> None:
+        graded = [name for name, one in self.members.items() if one.slides]
+        if len(graded) > 1:
+            told = f"expected slides that one member graded, {' and '.join(graded)} did"
+            raise BadInput(f"{told}; read each in `members`: {self.folder}")
 
 
 def of_fusion(folder: Path) -> bool:
     """Whether a folder with a case holds a vote of several members, not several slides alone."""
     return "members" in read_json(folder / CASE_FILE)
+
+
+def check_kind(folder: Path, kind: str) -> None:
+    """Raise CaseDiffers where a folder holds something else than `kind`: `ONE`, `SEVERAL` or `FUSED`."""
+    state, held = read_state(folder), None
+    if state is not None:
+        held = FUSED if state.get("verb") == FUSE else ONE
+    elif (folder / CASE_FILE).exists():
+        held = SEVERAL
+    if held not in (None, kind):
+        raise CaseDiffers(f"{folder} holds {held}; choose another --out")
 
 
 def tells_areas(run: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from digipath.errors import BadInput, BadVolume
 from digipath.volume_values import Box
@@ -69,12 +69,13 @@ def square_plane(shape_vox: Sequence[int], slice_vox: int) -> Box:
     return _box((x, y, slice_vox), (side, side, 1))
 
 
-def cut(values: NDArray[S], box: Box) -> NDArray[S]:
-    """What lies in a box, (X, Y, Z, …) → (*box.size_vox, …) of the same type; 0 beyond the volume.
+def cut(values: NDArray[S], box: Box, beyond: ArrayLike = 0) -> NDArray[S]:
+    """What lies in a box, (X, Y, Z, …) → (*box.size_vox, …) of the same type.
 
-    0 is the background of intensities that were standardised inside the brain.
+    beyond: what lies beyond the volume, one value or one for each channel; 0 is the background of intensities that
+    were standardised inside the brain.
     """
-    found = np.zeros((*box.size_vox, *values.shape[3:]), values.dtype)
+    found = np.full((*box.size_vox, *values.shape[3:]), beyond, values.dtype)
     there, here = _meeting(box, values.shape)
     found[here] = values[there]
     return found

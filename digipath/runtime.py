@@ -203,6 +203,16 @@ class OpenVinoPredictor:
         return request.get_output_tensor(0).data.copy()
 
 
+def answered_once(network: keras.Model, batch: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The answers of a network that is asked this once: to compile a graph, as for prediction, takes longer.
+
+    batch: (B, *shape), as the network takes it.
+    """
+    from keras import ops
+
+    return np.asarray(ops.convert_to_numpy(network(batch, training=False)))
+
+
 def with_temperature(network: keras.Model, temperature: float) -> keras.Model:
     """The same network whose head gives activation(logits / temperature), for sigmoid and softmax.
 

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from digipath.engine.ensemble import context_of
 from digipath.engine.predict import predict_maps
 from digipath.engine.reader import array_reader
-from digipath.errors import BadCard, BadInput, BadVolume
+from digipath.errors import BadCard, BadInput, TumourNotFound
 from digipath.grid import tissue_grid
 from digipath.networks import network_of, temperature
-from digipath.roi import resized
+from digipath.roi import brain_box, cut, put_back, resized
 from digipath.runtime import Choice, choose, volume_predictor, with_temperature, without_startup_notices
 from digipath.values import BACKGROUND, PREDICTED, ArrayMaps, Cancel, Card, Predictor, ProgressCallback
 from digipath.volume_rois import with_intensities
@@ -53,7 +54,7 @@ def find_tumour(
         progress: called with patches done. cancel: asked between patches; True ends the work.
 
     Raises:
-        BadVolume: a modality of the card is not there, or no tumour was found.
+        BadVolume: a modality of the card is not there. TumourNotFound: there is none by this network.
         BadInput: the card's network does not segment volumes.
         BadCard, WeightsCorrupt: see `digipath.load`.
         Cancelled: `cancel` said so.
@@ -74,8 +75,8 @@ def find_tumour(
     )
     try:
         return tumour_mask(resized(probability, volume.shape_vox), volume.brain)
-    except BadVolume as error:
-        raise BadVolume(f"{error}; it was sought by {card.name}") from error
+    except TumourNotFound as error:
+        raise TumourNotFound(f"{error}; it was sought by {card.name}") from error
 
 
 def segmenter_predictors(card: Card, *, runtime: str = "auto", precision: str = "auto") -> list[Predictor]:
@@ -134,6 +135,9 @@ def tumour_probability(
 ) -> NDArray[np.float32]:
     """The probability of tumour in each voxel of the brain, (X, Y, Z) float32; 0 outside the brain.
 
+    The predictors see the box of the brain and 0 beyond, as in training, whatever the field of view: the background
+    of intensities that were standardised inside the brain.
+
     Args:
         volume: its channels and intensities are those that the predictors take.
         predictors: (B, *patch_vox, channels) float32 → (B, *patch_vox, C) in [0, 1], or smaller by their `context` on
@@ -147,14 +151,17 @@ def tumour_probability(
         BadPredictor: an answer of another shape, outside [0, 1], or without that channel.
         Cancelled: `cancel` said so.
     """
-    context = max(getattr(predictor, "context", 0) for predictor in predictors)
+    context = max(map(context_of, predictors))
     answered = [side - 2 * context for side in patch_vox]
-    grid = tissue_grid(volume.brain, volume.shape_vox, answered, overlap=overlap)
-    wanted = np.where(volume.brain, PREDICTED, BACKGROUND).astype(np.uint8)
+    box = brain_box(volume.brain)
+    brain = cut(volume.brain, box)
+    grid = tissue_grid(brain, box.size_vox, answered, overlap=overlap)
+    wanted = np.where(brain, PREDICTED, BACKGROUND).astype(np.uint8)
     maps = ArrayMaps(grid.map_shape)
-    read = array_reader(volume.voxels, grid, context)
+    read = array_reader(cut(volume.voxels, box), grid, context, mirrored=False)
     predict_maps(read, grid, predictors, wanted, maps, classes=(channel,), progress=progress, cancel=cancel)
-    return np.asarray(maps.arrays["probability"][..., 0], np.float32)
+    found = np.asarray(maps.arrays["probability"][..., 0], np.float32)
+    return put_back(found, box, volume.shape_vox)
 
 
 def tumour_mask(probability: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -164,13 +171,13 @@ def tumour_mask(probability: NDArray[np.float32], brain: NDArray[np.bool_]) -> N
     out, which is our choice: gliomas may be multifocal, but a few voxels far away would spread the tumour's box.
 
     Raises:
-        BadVolume: no voxel of the brain is above 0.5.
+        TumourNotFound: no voxel of the brain is above 0.5.
     """
     from scipy import ndimage
 
     pieces, count = ndimage.label((probability > THRESHOLD) & brain, np.ones((3, 3, 3)))
     if not count:
-        raise BadVolume(f"expected a tumour, found no voxel of the brain above {THRESHOLD}; give an outline of it")
+        raise TumourNotFound(f"expected a tumour, found no voxel of the brain above {THRESHOLD}; give an outline of it")
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     return np.asarray((sizes >= LEAST_PART * sizes.max())[pieces] & (pieces > 0))

@@ -163,8 +163,8 @@ class Predictor(Protocol):
     It gets a copy of the pixels and its answer is copied, so it may reuse its buffers.
 
     Optional attributes: `name`, `patch` (px), `at_mpp` (µm/px it wants), `classes` (names of C),
-    `batch` (patches per call), `parallel` (calls that may run at once), `context` (px that it sees around a
-    patch on every side, for which it gives no answer).
+    `batch` (patches per call), `parallel` (calls that may run at once), `context` (voxels that it sees around a
+    patch of a volume on every side, for which it gives no answer; slides have none to give).
     """
 
     def __call__(self, patches: Any, /) -> Any: ...  # noqa: ANN401 - arrays of any framework's own types

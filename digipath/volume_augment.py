@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from digipath.errors import BadInput, BadVolume
@@ -92,13 +92,16 @@ LEROUSSEAU = VolumeAugmentation(
 PRESETS: Mapping[str, VolumeAugmentation] = {"pereira": PEREIRA, "lerousseau": LEROUSSEAU}
 
 
-def changed(volume: Floats, augmentation: VolumeAugmentation, rng: np.random.Generator) -> Floats:
+def changed(
+    volume: Floats, augmentation: VolumeAugmentation, rng: np.random.Generator, *, beyond: ArrayLike = 0
+) -> Floats:
     """One changed volume: a pure function of its arguments and the generator's state.
 
     Args:
-        volume: float32 (X, Y, Z, C), axes in RAS order, the background 0 as standardisation inside the brain leaves it.
-            It may hold any values, but what comes into sight from beyond its border is 0.
+        volume: float32 (X, Y, Z, C), axes in RAS order, of any values.
         augmentation: what may be changed. rng: gives the chance.
+        beyond: what comes into sight from beyond its border, one value or C: its background, which is 0 where
+            intensities were standardised inside the brain.
 
     Returns:
         float32 (X, Y, Z, C), the caller's own; values between voxels are interpolated linearly.
@@ -119,7 +122,7 @@ def changed(volume: Floats, augmentation: VolumeAugmentation, rng: np.random.Gen
     back = _way_back(augmentation, chance[3:7])
     offsets = _offsets(channels.shape[1:], augmentation, chance[7:])
     if offsets is not None or (back != np.eye(3)).any():
-        channels = _moved(channels, back, offsets)
+        channels = _moved(channels, back, offsets, np.broadcast_to(beyond, len(channels)))
     return np.array(np.moveaxis(channels, 0, 3), np.float32, order="C")
 
 
@@ -178,13 +181,17 @@ def _smoothed(noise: Floats, sigma_vox: float) -> Floats:
     return np.asarray(smooth, np.float32)
 
 
-def _moved(channels: Floats, back: NDArray[np.float64], offsets: Floats | None) -> Floats:
-    """What lies at back · (voxel + its offset), seen from the centre; linear, zeros beyond the border."""
+def _moved(
+    channels: Floats, back: NDArray[np.float64], offsets: Floats | None, beyond: NDArray[np.floating]
+) -> Floats:
+    """What lies at back · (voxel + its offset), seen from the centre; linear, `beyond` (C,) beyond the border."""
     shape_vox = channels.shape[1:]
     centre = (np.array(shape_vox, np.float32) - 1).reshape(3, 1, 1, 1) / 2
     seen = np.indices(shape_vox, np.float32) - centre
     if offsets is not None:
         seen += offsets
     places = np.tensordot(back.astype(np.float32), seen, axes=1) + (centre + 1)
-    edged = np.pad(channels, ((0, 0), (1, 1), (1, 1), (1, 1)))  # so that the border fades to 0 within one voxel
-    return np.stack([ndimage.map_coordinates(channel, places, order=1) for channel in edged])
+    return np.stack([  # padded, so that the border fades within one voxel
+        ndimage.map_coordinates(np.pad(channel, 1, constant_values=value), places, order=1, cval=value)
+        for channel, value in zip(channels, beyond, strict=True)
+    ])  # fmt: skip

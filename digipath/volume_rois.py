@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,10 @@ class VolumeRule:
         """From the `input` of a card. Raises BadCard: it states no rule, or a wrong one."""
         if record.get("modality", "volume") != "volume" or "roi" not in record:
             raise BadCard(f"expected a card whose input is a volume with its roi, got {dict(record)}")
+        if "spacing_mm" in record:
+            raise BadCard(
+                f"expected no spacing_mm beside a roi, whose region is resized to its size; got {record['spacing_mm']}"
+            )
         given = {name: record[name] for name in ("margin_vox", "bias_field", "standardise") if name in record}
         try:
             return cls(tuple(record["order"]), record["roi"], tuple(record["size"]), **given).check()
@@ -114,6 +118,7 @@ def region_of(volume: Volume, rule: VolumeRule, *, slice_vox: int | None = None)
     """The region of a volume by the rule; the same volume gives the same region, in training and in use.
 
     Args:
+        volume: whose brain is that of the rule's modalities, see `digipath.volume.read_alone`, or of a given mask.
         slice_vox: for the roi "slice", the plane z to take in place of that with the most tumour.
 
     Raises:
@@ -126,7 +131,14 @@ def region_of(volume: Volume, rule: VolumeRule, *, slice_vox: int | None = None)
     if tumour is not None and rule.roi == SLICE:
         return _slice(prepared, tumour, rule.size[0], slice_vox)
     box = brain_box(volume.brain) if tumour is None else tumour_box(tumour, margin_vox=rule.margin_vox)
-    return Region(resized(cut(prepared.voxels, box), rule.size), box)
+    return Region(resized(cut(prepared.voxels, box, background(prepared)), rule.size), box)
+
+
+def background(volume: Volume) -> NDArray[np.float32]:
+    """(channels,) the values outside of the brain, which are all the same; 0 where the brain fills the volume."""
+    if volume.brain.all():
+        return np.zeros(len(volume.modalities), np.float32)
+    return volume.voxels[np.unravel_index(np.argmin(volume.brain), volume.brain.shape)]
 
 
 def with_intensities(volume: Volume, order: tuple[str, ...], *, bias_field: bool, standardise: str) -> Volume:
@@ -135,10 +147,7 @@ def with_intensities(volume: Volume, order: tuple[str, ...], *, bias_field: bool
     Raises:
         BadVolume: one of them is not there.
     """
-    if missing := [name for name in order if name not in volume.modalities]:
-        raise BadVolume(f"expected {', '.join(order)}, received {', '.join(volume.modalities)}: give {missing[0]}")
-    channels = [volume.modalities.index(name) for name in order]
-    chosen = replace(volume, modalities=order, voxels=volume.voxels[..., channels])
+    chosen = volume.only(order)
     return standardised(bias_field_corrected(chosen) if bias_field else chosen, standardise)
 
 
@@ -158,6 +167,15 @@ def on_grid(values: NDArray[np.floating], region: Region, shape_vox: tuple[int, 
     return put_back(heat if rank == 3 else from_picture(heat)[..., None], region.box, shape_vox)
 
 
+def check_plane(volume: Volume, slice_vox: int) -> None:
+    """Raise BadVolume unless the volume has such an axial slice, and the tumour, where it is outlined, reaches it."""
+    last, tumour = volume.shape_vox[2] - 1, volume.tumour
+    if not 0 <= slice_vox <= last or (tumour is not None and not tumour[..., slice_vox].any()):
+        raise BadVolume(
+            f"expected a slice that the tumour reaches, of 0 to {last}, got {slice_vox}; choose another slice"
+        )
+
+
 def _outline(volume: Volume, rule: VolumeRule) -> NDArray[np.bool_]:
     if volume.tumour is None:
         raise BadVolume(f"expected an outline of the tumour for the roi {rule.roi}, none was given; give a mask of it")
@@ -165,8 +183,7 @@ def _outline(volume: Volume, rule: VolumeRule) -> NDArray[np.bool_]:
 
 
 def _slice(volume: Volume, tumour: NDArray[np.bool_], side_px: int, slice_vox: int | None) -> Region:
-    z, depth = largest_slice(tumour) if slice_vox is None else slice_vox, volume.shape_vox[2]
-    if not 0 <= z < depth or not tumour[..., z].any():
-        raise BadVolume(f"expected a slice that the tumour reaches, of 0 to {depth - 1}, got {z}; choose another slice")
+    z = largest_slice(tumour) if slice_vox is None else slice_vox
+    check_plane(volume, z)
     picture = slice_picture(volume.voxels[..., z, 0], tumour[..., z], volume.brain[..., z], side_px=side_px)
     return Region(picture.astype(np.float32), square_plane(volume.shape_vox, z), z)

@@ -6,10 +6,13 @@ y to the front, z to the top.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from digipath.errors import BadVolume
 
 MODALITIES = ("t1", "t1c", "t2", "flair")  # t1c is T1 with contrast agent
 
@@ -45,6 +48,13 @@ class Volume:
         """Distance of neighbouring voxels along x, y, z."""
         x, y, z = np.sqrt((self.affine_mm[:3, :3] ** 2).sum(axis=0)).tolist()
         return x, y, z
+
+    def only(self, order: Sequence[str]) -> Volume:
+        """These modalities alone, in this order. Raises BadVolume: one of them is not there."""
+        if missing := [name for name in order if name not in self.modalities]:
+            raise BadVolume(f"expected {', '.join(order)}, received {', '.join(self.modalities)}: give {missing[0]}")
+        channels = [self.modalities.index(name) for name in order]
+        return replace(self, modalities=tuple(order), voxels=self.voxels[..., channels])
 
 
 @dataclass(frozen=True)

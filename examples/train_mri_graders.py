@@ -5,7 +5,7 @@
 Generates volumes whose tumours differ in the order of their tissues and in no histogram; trains two small residual
 networks (`grading-3d`, Pereira et al. 2018) on the whole brain, one on T1, T1c, T2 and FLAIR and one on T1c alone, so
 that a missing modality leaves one of them to vote; writes the card of both together; scores it on new cases, beside a
-random forest on the histograms of all intensities in the brain and in the outlined tumour. Under a quarter of an hour
+random forest on the histograms of all intensities in the brain and in the outlined tumour. About a quarter of an hour
 on 2 cores. The demonstration weights that `digipath grade --t1 …` uses by default were made by this script (`--name
 glioma-mri-demo-v1`): they know generated volumes and nothing of gliomas.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -131,7 +132,17 @@ def write_cases(out: Path, cases: int, unseen: int) -> tuple[Path, Path]:
 def written(folder: Path, count: int, seed: int) -> Path:
     """The manifest of cases in a folder, as an earlier run left them or generated now."""
     manifest = folder / "mri.csv"  # it is written last
-    return manifest if manifest.exists() else write_mri_cases(folder, count, seed=seed)
+    if not manifest.exists():
+        return write_mri_cases(folder, count, seed=seed)
+    if (there := len(rows_of(manifest))) != count:
+        sys.exit(f"expected {count} cases, an earlier run left {there}; choose another --out: {folder}")
+    return manifest
+
+
+def rows_of(manifest: Path) -> list[dict[str, str]]:
+    """The cases of a manifest."""
+    with manifest.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 def trained(arguments: argparse.Namespace, part: str, order: tuple[str, ...]) -> Path:
@@ -172,8 +183,7 @@ def write_ensemble(folder: Path, name: str, cards: dict[str, Path]) -> Path:
 def add_metrics(card: Path, found: dict[str, float], unseen: Path) -> None:
     """Write into the card of both what they scored together."""
     record = show_weights(str(card))
-    with unseen.open(encoding="utf-8", newline="") as stream:
-        data = f"{sum(1 for _ in csv.DictReader(stream))} generated cases, of other seeds than the training's"
+    data = f"{len(rows_of(unseen))} generated cases, of other seeds than the training's"
     told = {"macro_auroc": "macro AUROC, cases", "accuracy": "accuracy, cases"}
     record["metrics"] = [
         {"name": told[name], "value": value, "data": data, "split": "held out, which nothing in training saw"}
@@ -199,19 +209,18 @@ def forest_scores(training: Path, unseen: Path) -> dict[str, float]:
 def histograms(manifest: Path) -> tuple[np.ndarray, np.ndarray]:
     """Features and labels: shares of each bin in brain and tumour in each modality, and the sizes of both."""
     features, labels = [], []
-    with manifest.open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            files = {name: manifest.parent / row[name] for name in MODALITIES}
-            volume = standardised(digipath.open_volumes(files, tumour=manifest.parent / row["tumour"]))
-            parts = [volume.brain, volume.tumour]
-            sizes = [float(part.sum()) for part in parts]
-            shares = [
-                np.histogram(values, BINS, RANGE)[0] / size
-                for part, size in zip(parts, sizes, strict=True)
-                for values in volume.voxels[part].T
-            ]
-            features.append(np.concatenate([*shares, sizes]))
-            labels.append(CLASSES.index(row["label"]))
+    for row in rows_of(manifest):
+        files = {name: manifest.parent / row[name] for name in MODALITIES}
+        volume = standardised(digipath.open_volumes(files, tumour=manifest.parent / row["tumour"]))
+        parts = [volume.brain, volume.tumour]
+        sizes = [float(part.sum()) for part in parts]
+        shares = [
+            np.histogram(values, BINS, RANGE)[0] / size
+            for part, size in zip(parts, sizes, strict=True)
+            for values in volume.voxels[part].T
+        ]
+        features.append(np.concatenate([*shares, sizes]))
+        labels.append(CLASSES.index(row["label"]))
     return np.array(features), np.array(labels)
 
 

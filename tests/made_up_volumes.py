@@ -10,6 +10,7 @@ from digipath.volume.dicom import own_locale
 from digipath.volume_values import MODALITIES, Volume
 
 SHAPE_VOX = (24, 20, 16)
+SMALL = ", adults have 1000 to 1900: is it whole, and are the millimetres right?"  # a note's words on such a brain
 LEVELS = dict(zip(MODALITIES, (100.0, 200.0, 300.0, 400.0), strict=True))  # each modality's intensity in the middle
 
 

@@ -139,7 +139,7 @@ def test_the_vote_is_the_mean_and_the_ablation_leaves_magnifications_out(trained
     scores = trained.scores["ensemble"]["all classes"]
     assert scores["slide"]["scores"]["accuracy"] == np.mean(vote.argmax(axis=1) == truth)
     assert scores["case"]["scores"]["count"] == 3
-    assert scores["case"]["intervals"]["cases"] == 3
+    assert scores["case"]["intervals"]["patients"] == 3
     assert set(trained.scores) == {"ensemble", *kept}
     rows = {(row["kind"], row["group"]): row["members"] for row in trained.record["ablation"]}
     fine = [name for name in kept if name.startswith("mpp-0-5")]
@@ -385,7 +385,7 @@ def test_a_measure_that_the_validation_slides_do_not_define(cases):
     plan = prepare_bags(cases / "plain.toml")
     one_class = Answers(
         np.zeros(3, np.int64), np.full((3, 3), 1 / 3, np.float32), np.array(list("abc")), np.array(list("abc")),
-        np.zeros(3, np.int64), np.full(3, 2, np.int64),
+        np.zeros(3, np.int64), np.full(3, 2, np.int64), np.array(list("abc")),
     )  # fmt: skip
     with pytest.raises(BadInput, match="validation slides that define macro_auroc"):
         chosen(plan, {name: one_class for name in SNAPSHOTS})

@@ -134,8 +134,8 @@ def test_the_page_of_an_evaluation_lists_what_was_called(evaluated, tmp_path):
 
 def answers(*calls, truth=(0, 1)):
     n, names = len(truth), np.array([str(at) for at in range(len(truth))])
-    truth = np.array(truth, np.int64)
-    return Answers(truth, np.tile(np.array(MEAN, np.float32), (n, 1)), names, names, truth, np.array(calls, np.int64))
+    truth, calls = np.array(truth, np.int64), np.array(calls, np.int64)
+    return Answers(truth, np.tile(np.array(MEAN, np.float32), (n, 1)), names, names, truth, calls, names)
 
 
 def test_a_training_keeps_the_hard_vote_of_a_network_and_scores_by_it(monkeypatch, tmp_path):
@@ -174,7 +174,7 @@ def test_snapshots_alone_call_by_their_groups_and_together_by_their_means():
 def test_a_patient_of_several_slides_is_called_by_their_mean_as_a_case_is():
     two = Answers(
         np.zeros(2, np.int64), np.tile(np.array(MEAN, np.float32), (2, 1)), np.array(["a", "b"]), np.array(["p", "p"]),
-        np.zeros(2, np.int64), np.zeros(2, np.int64),
+        np.zeros(2, np.int64), np.zeros(2, np.int64), np.array(["p", "p"]),
     )  # fmt: skip
     assert asked_of(two, SLIDE, ALL, CLASSES).calls.tolist() == [0, 0]
     assert asked_of(two, CASE, ALL, CLASSES).calls.tolist() == [1]

@@ -85,9 +85,9 @@ def test_results_that_are_being_removed_do_not_pass_for_finished_ones(tmp_path, 
     assert seen == ["running", "running"]
 
 
-def begin_and_raise(folder, error):
+def begin_and_raise(folder, error, name="run.json"):
     with case(folder):
-        (folder / "run.json").write_text("half")
+        (folder / name).write_text("half")
         raise error
 
 
@@ -125,6 +125,58 @@ def test_starting_afresh_removes_only_what_the_verb_owns(tmp_path):
         assert not fresh.done
         assert not (tmp_path / "maps.zarr").exists()
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+OTHER = {**IDENTITY, "input": {"quick_hash": "b"}}
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), Cancelled("stop")], ids=["failed", "cancelled"])
+def test_a_run_that_left_nothing_is_in_nobodys_way(tmp_path, error):
+    with pytest.raises(type(error)), case(tmp_path):
+        raise error
+    with case(tmp_path, OTHER) as taken:
+        assert not taken.done
+        (tmp_path / "run.json").write_text("{}")
+    assert (read_state(tmp_path)["identity"], read_state(tmp_path)["attempt"]) == (OTHER, 1)
+    with pytest.raises(CaseDiffers, match="another input"), case(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("name", ["run.json", "extra.csv"])
+def test_a_run_that_left_something_is_of_its_identity(tmp_path, name):
+    with pytest.raises(ValueError, match="odd"):
+        begin_and_raise(tmp_path, ValueError("odd"), name)
+    with pytest.raises(CaseDiffers, match="another input"), case(tmp_path, OTHER, also=("extra.csv",)):
+        pass
+
+
+def test_what_may_be_there_besides_is_not_needed_and_removed_with_the_rest(tmp_path):
+    with case(tmp_path, also=("extra.csv",)):
+        for name in ("maps.zarr", "run.json"):
+            (tmp_path / name).write_text("{}")
+    with case(tmp_path, also=("extra.csv",)) as again:
+        assert again.done
+    (tmp_path / "extra.csv").write_text("old")
+    with case(tmp_path, also=("extra.csv",), resume=False):
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", "state.json"}
+
+
+def test_what_may_be_there_besides_is_not_taken_from_somebody_else(tmp_path):
+    (tmp_path / "extra.csv").write_text("mine")
+    with pytest.raises(OutputUnwritable, match=r"holds extra\.csv, which is of no case"):
+        case(tmp_path, also=("extra.csv",)).__enter__()
+
+
+def test_starting_afresh_removes_what_an_earlier_run_of_another_kind_says_it_left(tmp_path):
+    folder = tmp_path / "c"
+    with Case(folder, "grade", OTHER, owned=("planes.png",), also=("tumour.nii.gz", "../notes.txt", "mine.txt")):
+        for name in ("planes.png", "tumour.nii.gz", "mine.txt", "unknown.txt"):
+            (folder / name).write_text("old")
+    (tmp_path / "notes.txt").write_text("not of the case")
+    with case(folder, resume=False, kept=("mine.txt",)):
+        assert {path.name for path in folder.iterdir()} == {".lock", "state.json", "mine.txt", "unknown.txt"}
+    assert (tmp_path / "notes.txt").exists()
+    assert read_state(folder)["names"] == ["maps.zarr", "run.json"]
 
 
 HOLD = """

@@ -15,6 +15,7 @@ from made_up_votes import answered, write_card, write_tile_card, write_tiles
 from digipath.cli import main
 
 SAYS = {"brain-v1": (0.7, 0.2, 0.1), "t1c-v1": (0.1, 0.1, 0.8), "tumour-v1": (0.1, 0.8, 0.1)}
+MORE = {"slice-v1": (0.1, 0.8, 0.1)}
 NOTICE = "For research use only. Not for diagnostic procedures."
 
 
@@ -44,7 +45,7 @@ def cards(tmp_path, monkeypatch):
     write_card(folder, "t1c-v1", order=["t1c"])
     write_card(folder, "tumour-v1", order=["t1c"], roi="tumour")
     write_ensemble(folder, "three-v1", [*SAYS], weights={"brain-v1": 2.0})
-    answered(monkeypatch, SAYS)
+    answered(monkeypatch, SAYS | MORE)
     return folder
 
 
@@ -101,7 +102,7 @@ def test_a_dicom_series(run, cards):
     values = np.zeros((16, 18, 12))
     values[4:12, 4:14, 3:9] = 200
     values[6:8, 6:8, 4:6] = 300
-    write_series("dicom/T1 post", values, description="AX T1 POST GD")
+    write_series("dicom/T1 post", values, description="AX T1 POST GD", spacing_mm=(2, 2, 2))
     code, out, _ = run("grade", "--t1c", "dicom/T1 post", "--weights", "cards/t1c-v1.json", "--no-explanations")
     assert code == 0
     assert "explanation: " not in out
@@ -134,6 +135,22 @@ def test_one_grade_from_slides_and_mri(run, cards, tmp_path):
     found = json.loads(run(*words, "--json")[1])
     assert list(found["verdict"]["members"]) == ["slides-v1", "t1c-v1"]
     assert (len(found["slides"]), len(found["volumes"]), found["case"]["tiles"]) == (1, 1, 2)
+
+
+def test_slides_that_two_members_graded_are_told_of_each(run, cards, tmp_path):
+    write_tile_card(cards, "more-v1")
+    tiles = write_tiles(tmp_path / "p7" / "slide", 230, 230)
+    (tiles / "tile1.png").write_bytes((tiles / "tile1.png").read_bytes()[:60])
+    members = [word for name in ("slides-v1", "more-v1", "t1c-v1") for word in ("--member", name)]
+    assert run("weights", "fuse", "both", *members, "--out", "cards")[0] == 0
+    words = ("grade", "--slide", "p7/slide", *mri("t1c"), "--weights", "cards/both.json", "--gallery", "0")
+    code, out, _ = run(*words)
+    assert code == 3
+    assert "slide: WARNING: 1 of 2 tiles could not be read and are not graded." in out.splitlines()
+    found = json.loads(run(*words, "--json")[1])
+    assert [Path(slide["folder"]).name for slide in found["slides"]] == ["slides-v1", "more-v1"]
+    assert {name: one["tiles"] for name, one in found["members"].items()} == {"slides-v1": 1, "more-v1": 1}
+    assert "case" not in found
 
 
 def spoiled(name, change):
@@ -200,8 +217,13 @@ def test_a_broken_file_is_told_once(run, cards, caplog):
 def test_different_patients_are_told_by_their_names(run, cards):
     for name, patient in (("t1", "TCGA-01"), ("t1c", "TCGA-02")):
         Path(f"p7/{name}.nii.gz").rename(f"p7/{patient}_{name}.nii.gz")
-    words = ("--t1", "p7/TCGA-01_t1.nii.gz", "--t1c", "p7/TCGA-02_t1c.nii.gz", "--weights", "cards/t1c-v1.json")
-    refused(run("grade", *words), "different patients by name", "TCGA-01_t1.nii.gz", "TCGA-02_t1c.nii.gz")
+    t1, t1c, *weights = "p7/TCGA-01_t1.nii.gz", "p7/TCGA-02_t1c.nii.gz", "--weights", "cards/t1c-v1.json"
+    by_name = ("--volume", t1, "--volume", t1c, *weights)
+    refused(run("grade", *by_name), "different patients by name", "TCGA-01_t1.nii.gz", "TCGA-02_t1c.nii.gz")
+    words = ("--t1", t1, "--t1c", t1c, *weights, "--no-explanations", "--out", "out")
+    assert run("grade", *words)[0] == 0  # whoever says so knows
+    record = json.loads(Path("out/run.json").read_text())
+    assert "names begin differently, t1 TCGA-01_t1.nii.gz and t1c TCGA-02_t1c.nii.gz" in record["notes"][0]
 
 
 def test_a_missing_tumour_file_can_be_given_later(run, cards):
@@ -209,6 +231,15 @@ def test_a_missing_tumour_file_can_be_given_later(run, cards):
     words = ("grade", *mri("t1c"), "--weights", "cards/tumour-v1.json")
     refused(run(*words), "the tumour is not outlined (--tumour FILE)")
     assert run(*words, "--tumour", "p7/tumour.nii.gz")[0] == 0
+
+
+@pytest.mark.parametrize("number", [99, 2])
+def test_a_better_slice_can_be_given_later(run, cards, number):
+    """Neither one outside the volume nor one that the tumour does not reach leaves a folder."""
+    write_card(cards, "slice-v1", order=["t1c"], roi="slice")
+    words = ("grade", *mri("t1c"), "--tumour", "p7/tumour.nii.gz", "--weights", "cards/slice-v1.json", "--slice")
+    refused(run(*words, number), f"expected a slice that the tumour reaches, of 0 to 17, got {number}; choose another")
+    assert run(*words, 8)[0] == 0
 
 
 def test_the_help_tells_of_mri(run):
@@ -235,10 +266,11 @@ def test_weights_fuse_takes_meanings_and_drops_the_worst(run, cards):
     write_card(cards, "coarse-v1", order=["t1c"], classes=("LGG", "HGG"))
     members = [word for name in ("coarse-v1", "slides-v1", "brain-v1") for word in ("--member", name)]
     each = ("grade 2=LGG", "grade 3=LGG", "grade 4=HGG")
-    meanings = [f"{name}: {said}" for name in ("slides-v1", "brain-v1") for said in each]
+    each_of = [f"{name}: {said}" for name in ("slides-v1", "brain-v1") for said in each]
+    meanings = [word for said in each_of for word in ("--meaning", said)]
     scores = ["--validation", "coarse-v1=0.9", "--validation", "slides-v1=0.7", "--validation", "brain-v1=0.8"]
     code, _, _ = run(
-        "weights", "fuse", "best-v1", "--class", "LGG", "--class", "HGG", *members, "--meaning", *meanings, *scores,
+        "weights", "fuse", "best-v1", "--class", "LGG", "--class", "HGG", *members, *meanings, *scores,
         "--drop", "1", "--out", "cards",
     )  # fmt: skip
     record = json.loads(Path("cards/best-v1.json").read_text("utf-8"))
@@ -257,6 +289,12 @@ def test_weights_fuse_takes_meanings_and_drops_the_worst(run, cards):
         (["--validation", "brain-v1="], "expected --validation NAME=NUMBER, got 'brain-v1='"),
         (["--meaning", "slides-v1 grade 2=LGG"], "--meaning 'NAME: CLASS=CLASS'"),
         (["--meaning", "nobody: grade 2=LGG"], "got nobody"),
+        (["--weight", "brain-v1=2", "--weight", "brain-v1=3"], "expected --weight brain-v1=… once, got 2.0 and 3.0"),
+        (["--validation", "brain-v1=2", "--validation", "brain-v1=2"], "--validation brain-v1=… once, got 2.0 and 2.0"),
+        (
+            ["--meaning", "brain-v1: grade 2=LGG", "--meaning", "brain-v1 : grade 2=HGG"],
+            "expected --meaning 'brain-v1: grade 2=…' once, got LGG and HGG",
+        ),
         (["--member", "nobody-v1"], "no weights called 'nobody-v1'"),
         (["--drop", "1"], "expected a validation score of each member"),
         (["--class", "LGG", "--class", "HGG"], "expected a mapping to LGG, HGG"),
@@ -268,11 +306,15 @@ def test_weights_fuse_refuses_in_one_line(run, cards, words, message):
     assert not Path("cards/both-v1.json").exists()
 
 
-def test_a_fusion_is_not_evaluated_as_a_grader(run):
+def test_a_fusion_is_evaluated_on_patients(run):
     write_tile_card(Path("cards"), "slides-v1")
     write_card(Path("cards"), "brain-v1")
     run("weights", "fuse", "both-v1", "--member", "slides-v1", "--member", "brain-v1", "--out", "cards")
-    refused(run("evaluate", "--manifest", "cases.csv", "--weights", "cards/both-v1.json"), "is of kind fusion")
+    asked = ("evaluate", "--weights", "cards/both-v1.json")
+    refused(run(*asked), "grades slides and MRI; expected a manifest of cases")
+    rows = ("case,patient,label,t1c", "a,A,grade 2,../p7/t1c.nii.gz", "b,B,grade 9,../p7/t1c.nii.gz")
+    Path("cards/cases.csv").write_text("\n".join(rows))
+    refused(run(*asked, "--manifest", "cards/cases.csv"), "line 3, column label: expected one of")
 
 
 @pytest.mark.keras

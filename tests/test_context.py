@@ -14,6 +14,7 @@ from digipath.engine.ensemble import Ensemble
 from digipath.engine.reader import array_reader
 from digipath.engine.views import DIHEDRAL
 from digipath.errors import BadInput, BadPredictor
+from digipath.networks import own
 
 sys.path.insert(0, str(Path(__file__).parent))
 from engine_cases import everywhere, means, random_case, run
@@ -104,6 +105,29 @@ def test_a_constant_comes_back_at_the_borders_too():
     maps = run_within(array, grid, [flat, flat], views=DIHEDRAL)
     assert np.abs(maps["probability"] - 0.3).max() <= 1e-6
     assert np.abs(maps["epistemic"]).max() <= 1e-6
+
+
+def test_a_reader_without_the_context_is_refused():
+    array, grid = random_case(3)
+    with pytest.raises(BadInput, match=r"expected patches of .* px with the predictors' context, `read` gave"):
+        run(array, grid, [Within(2, itself)])
+
+
+def test_a_context_that_is_no_number_is_the_predictors_own():
+    """Such as the device that it runs on."""
+    array, grid = random_case(3)
+
+    def predictor(pixels):
+        return pixels.astype(np.float32) / 255
+
+    predictor.context = "gpu:0"
+    maps = run(array, grid, [predictor], classes=(0, 1, 2)).arrays
+    assert np.abs(maps["probability"] - means(array, grid.reduce)).max() <= 1e-6
+
+
+def test_slides_have_no_context_to_give():
+    with pytest.raises(BadInput, match=r"Within wants 2 px more on every side \(its context\)"):
+        own([Within(2, itself)], patch=16)
 
 
 def test_predictors_must_agree_on_their_context():

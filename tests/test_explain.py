@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import explained_by_hand
 import numpy as np
 import pytest
 from test_nn import run_on
@@ -234,6 +235,61 @@ def voxels_16() -> np.ndarray:
     return np.random.default_rng(0).normal(0, 1, (16, 16, 16, 2)).astype(np.float32)
 
 
+def ending(kind, logits):
+    """Logits → the output of a network."""
+    import keras
+    from keras import layers
+
+    return {
+        "activation": lambda: layers.Activation("softmax")(logits),
+        "layer": lambda: layers.Softmax()(logits),
+        "operation": lambda: keras.ops.softmax(logits),
+        "sigmoid": lambda: keras.ops.sigmoid(logits),
+        "logarithm": lambda: layers.Activation("log_softmax")(logits),
+        "logits": lambda: logits,
+    }[kind]()
+
+
+@pytest.mark.parametrize("kind", ["layer", "operation", "sigmoid", "logarithm", "logits"])
+def test_the_logit_is_explained_whatever_makes_probabilities_of_it(kind):
+    import keras
+
+    from digipath.explanations import METHODS, explain
+    from digipath.explanations.gradients import logits
+
+    def network(kind):
+        return keras.Model(whole.input, ending(kind, whole.get_layer("logits").output))
+
+    whole = explained_by_hand.network(2, sizes=(12, 12))
+    assert logits(network(kind)) is whole.get_layer("logits").output
+    pixels = np.random.default_rng(0).normal(0, 1, (12, 12, 2)).astype(np.float32)
+    for method in METHODS:
+        found, expected = (explain(network(one), pixels, method=method, target=1) for one in (kind, "activation"))
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_logits_within_the_last_layer_are_refused():
+    import keras
+    from keras import layers
+
+    from digipath.explanations import grad_cam
+
+    whole = explained_by_hand.network(2, sizes=(12, 12))
+    features, pixels = whole.get_layer("mean").output, np.zeros((12, 12, 2), np.float32)
+    inner = keras.Input((5,))
+    head = keras.Model(inner, layers.Softmax()(layers.Dense(3)(inner)), name="head")
+    masked = layers.Softmax(name="masked")(layers.Dense(3)(features), layers.Dense(3)(features) > 0)
+    for output, message in (
+        (head(features), "ends in the network 'head': join both"),
+        (layers.Dense(3, activation="softmax", name="both")(features), "softmax is a layer of its own, .* of 'both'"),
+        (masked, "'masked' has a mask too"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            grad_cam(keras.Model(whole.input, output), pixels, target=0)
+    plain = keras.Model(inner, layers.Dense(3)(inner))
+    assert grad_cam(keras.Model(whole.input, plain(features)), pixels, target=0).shape == (12, 12)
+
+
 def test_explain_takes_the_third_and_the_fourth_block_of_a_residual_network():
     from digipath.explanations import explain, grad_cam
 
@@ -267,7 +323,7 @@ def test_explain_asks_for_the_class_that_the_network_calls():
 
 
 def test_guided_backpropagation_becomes_one_map_that_is_high_where_it_matters():
-    """The largest magnitude over the channels: a falling gradient counts as much as a rising one."""
+    """The largest magnitude over the channels."""
     from digipath.explanations import explain, guided_backpropagation
 
     network, voxels = residual(), voxels_16()
@@ -275,7 +331,26 @@ def test_guided_backpropagation_becomes_one_map_that_is_high_where_it_matters():
     found = explain(network, voxels, method="guided-backpropagation", target=1)
     np.testing.assert_allclose(found, np.abs(signed).max(axis=-1) / np.abs(signed).max(), rtol=1e-6)
     assert (found.shape, found.dtype, found.max()) == ((16, 16, 16), np.float32, 1)
-    assert signed.reshape(-1)[np.abs(signed).argmax()] < 0 or (found[np.min(signed, axis=-1) < 0] > 0).all()
+
+
+def test_a_falling_gradient_counts_as_much_as_a_rising_one():
+    """−2 by the first channel in the left half, where it is below 0, and 1 by the second in the right."""
+    import keras
+    from keras import layers
+
+    from digipath.explanations import explain, guided_backpropagation
+
+    image = keras.Input((4, 6, 2))
+    x = layers.ReLU()(layers.Conv2D(2, 1, use_bias=False, name="conv")(image))
+    network = keras.Model(image, layers.Dense(2, use_bias=False, name="logits")(layers.GlobalAveragePooling2D()(x)))
+    network.get_layer("conv").set_weights([np.array([[[[-2.0, 0], [0, 1]]]])])
+    network.get_layer("logits").set_weights([np.ones((2, 2))])
+    pixels = np.zeros((4, 6, 2), np.float32)
+    pixels[:, :3, 0], pixels[:, 3:, 1] = -1, 1
+    signed = guided_backpropagation(network, pixels, target=0)
+    assert (signed[:, :3, 0] < 0).all()
+    found = explain(network, pixels, method="guided-backpropagation", target=0)
+    np.testing.assert_allclose(found, np.where(np.arange(6) < 3, 1, 0.5) * np.ones((4, 1)), rtol=1e-6)
 
 
 def test_what_explain_refuses():

@@ -14,8 +14,8 @@ from made_up_votes import GRADES, answered, parts, write_card, write_tile_card, 
 from PIL import Image
 
 import digipath
-from digipath.errors import BadInput, BadVolume, Cancelled, CaseDiffers, UnknownWeights
-from digipath.grading import volume_files
+from digipath.errors import BadInput, BadVolume, Cancelled, CaseBusy, CaseDiffers, TumourNotFound, UnknownWeights
+from digipath.grading import volume_files, volume_networks
 from digipath.grading.fusion_cards import FusionPlan, write_fusion
 
 SAYS = {"brain-v1": (0.7, 0.2, 0.1), "t1c-v1": (0.1, 0.1, 0.8), "tumour-v1": (0.2, 0.7, 0.1), "coarse-v1": (0.3, 0.7)}
@@ -106,12 +106,14 @@ def test_slides_are_read_as_they_are_without_mri(graded, asked):
 def test_every_member_has_a_folder_and_the_case_is_read_back(graded, asked, tmp_path):
     result = graded()
     case = tmp_path / "case"
-    assert {path.name for path in case.iterdir()} == {"case.json", "case.html", "slides-v1", "brain-v1", "t1c-v1"}
+    held = {path.name for path in case.iterdir() if path.name not in (".lock", "state.json")}
+    assert held == {"case.json", "case.html", "slides-v1", "brain-v1", "t1c-v1"}
     assert {"slides-v1/tiles.csv", "brain-v1/planes.png", "t1c-v1/explanations/t1c-v1-grad-cam.nii.gz"} <= parts(case)
     again = digipath.open_result(case)
     assert (again.verdict, again.classes, again.complete) == (result.verdict, GRADES, True)
     assert [volume.folder for volume in again.volumes] == [case / "brain-v1", case / "t1c-v1"]
     assert again.readout().probabilities == result.readout().probabilities
+    assert digipath.list_results(case) == [case, case / "brain-v1", case / "slides-v1", case / "t1c-v1"]
     alone = digipath.open_result(case / "brain-v1")
     assert values(alone.verdict) == pytest.approx(SAYS["brain-v1"])
     record = json.loads((case / "case.json").read_text("utf-8"))
@@ -132,6 +134,9 @@ def test_the_page_shows_all_votes(graded, asked, tmp_path):
     assert cells + numbers in page
     assert "<td>slides-v1</td><td>H&amp;E: 1 slide, 2 tiles</td>" in page
     assert page.count("<img ") == 2  # the planes of both volumes; a folder of tiles has no map
+    assert page.count("It tells what moved the network, not what is tumour") == 1
+    graded(explanations=False, out="bare")
+    assert "what moved the network" not in (tmp_path / "bare" / "case.html").read_text("utf-8")
     assert 'role="alert"' not in page
 
 
@@ -179,7 +184,7 @@ def test_classes_are_brought_to_those_of_the_fusion(graded, asked):
     assert result.readout().majority_grade == "grade 4"  # slides keep their own classes
 
 
-def test_an_ensemble_is_one_member_and_tells_what_it_lacks(graded, asked, patient):
+def test_an_ensemble_is_one_member_and_tells_what_it_lacks(graded, asked, patient, tmp_path):
     verdict = graded("nested-v1").verdict
     assert verdict["missing"] == {"tumour-v1": "the tumour is not outlined (--tumour FILE)"}
     assert values(verdict["members"]["mri-v1"]) == pytest.approx(SAYS["t1c-v1"])
@@ -187,6 +192,8 @@ def test_an_ensemble_is_one_member_and_tells_what_it_lacks(graded, asked, patien
     assert whole["missing"] == {}
     # t1c 1, tumour 3: ((0.1, 0.1, 0.8) + 3 · (0.2, 0.7, 0.1)) / 4
     assert values(whole["members"]["mri-v1"]) == pytest.approx([0.175, 0.55, 0.275])
+    page = (tmp_path / "whole" / "case.html").read_text("utf-8")
+    assert "MRI, mri-v1; maps of t1c-v1, those of tumour-v1 are in mri-v1/report.html" in page
     assert values(whole) == pytest.approx([(0.45 + 0.175) / 2, (0.1 + 0.55) / 2, (0.45 + 0.275) / 2], **CLOSE)
 
 
@@ -265,17 +272,39 @@ def test_where_nobody_can_vote_each_reason_is_said_and_nothing_is_written(graded
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_tumour_that_is_not_found_is_declared(graded, asked, cards, tmp_path, monkeypatch):
+def test_a_tumour_that_is_not_found_is_declared(graded, asked, cards, monkeypatch):
     def find(*_, **__):
-        raise BadVolume("expected a tumour, found none")
+        raise TumourNotFound("expected a tumour, found none")
 
     monkeypatch.setattr(volume_files, "find_tumour", find)
-    finder = str(write_card(cards, "finder-v1"))
-    write_card(cards, "seeks-v1", order=["t1c"], roi="tumour", segmenter=finder)
+    write_card(cards, "finder-v1")
+    write_card(cards, "seeks-v1", order=["t1c"], roi="tumour", segmenter="finder-v1")
     write_fusion(FusionPlan("seeking-v1", ["slides-v1", "seeks-v1"]), cards)
     verdict = graded("seeking-v1").verdict
     assert verdict["missing"] == {"seeks-v1": "expected a tumour, found none"}
     assert values(verdict) == pytest.approx(SLIDES, **CLOSE)
+
+
+@pytest.mark.parametrize(("slice_vox", "reads"), [(99, 0), (3, 1)])
+def test_a_slice_that_cannot_be_looked_at_is_no_missing_tumour(
+    graded, asked, cards, tmp_path, monkeypatch, slice_vox, reads
+):
+    """Neither one that the volume does not have, which is seen before any slide, nor one without what was found."""
+    found = []
+
+    def find(volume, card, **_):
+        found.append(card.name)
+        mask = np.zeros(volume.shape_vox, bool)
+        mask[7:12, 8:12, 6:9] = True
+        return mask
+
+    monkeypatch.setattr(volume_files, "find_tumour", find)
+    write_card(cards, "finder-v1")
+    write_card(cards, "slice-v1", order=["t1c"], roi="slice", segmenter="finder-v1")
+    write_fusion(FusionPlan("sliced-v1", ["slides-v1", "slice-v1"]), cards)
+    with pytest.raises(BadVolume, match=f"of 0 to 17, got {slice_vox}; choose another slice"):
+        graded("sliced-v1", slice_vox=slice_vox)
+    assert (len(found), (tmp_path / "case").exists()) == (reads, bool(reads))
 
 
 def test_volumes_that_cannot_be_graded_are_said_before_slides_are(graded, asked, tmp_path):
@@ -334,8 +363,74 @@ def test_results_of_another_kind_are_not_written_over(graded, asked, tiles, card
     with pytest.raises(CaseDiffers, match="holds a case of several modalities"):
         graded("slides-v1", out="fused", volumes=None, slides=[tiles, other])
     for fusion, options in (("slides-v1", {"volumes": None}), ("brain-v1", {"slides": None})):
-        with pytest.raises(CaseDiffers, match="holds a case of several slides or modalities"):
+        with pytest.raises(CaseDiffers, match="holds a case of several modalities"):
             graded(fusion, out="fused", **options)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "options", "differs"),
+    [
+        ("both-v1", {"volumes": None}, r"another input \(t1: "),
+        ("both-v1", {"slides": None}, r"another input \(slide slide-1: "),
+        ("mri-first-v1", {}, "another weights"),
+        ("coarse-both-v1", {}, "another weights"),
+    ],
+    ids=["no MRI", "no slides", "fewer members", "other classes"],
+)
+def test_a_case_is_of_one_fusion_and_one_patient(graded, asked, tmp_path, fusion, options, differs):
+    """What differs is refused and changes nothing; started afresh, it replaces all that was there."""
+    graded()
+    case = tmp_path / "case"
+    before = {name: (case / name).stat().st_mtime_ns for name in parts(case)}
+    with pytest.raises(CaseDiffers, match=f"holds results of {differs}"):
+        graded(fusion, **options)
+    assert {name: (case / name).stat().st_mtime_ns for name in parts(case)} == before
+    replaced = graded(fusion, resume=False, **options)
+    assert digipath.open_result(case).verdict == replaced.verdict
+    assert {path.name for path in case.iterdir() if path.is_dir()} == {*replaced.verdict["members"]}
+
+
+def test_a_case_that_ended_early_is_of_its_fusion_too(graded, asked, tmp_path):
+    with pytest.raises(Cancelled):
+        graded(cancel=lambda: len(asked) == 1)
+    with pytest.raises(CaseDiffers, match="another weights"):
+        graded("mri-first-v1")
+    with pytest.raises(CaseDiffers, match="holds a case of several modalities"):
+        graded("brain-v1", slides=None)
+    graded("mri-first-v1", resume=False)
+    assert {path.name for path in (tmp_path / "case").iterdir() if path.is_dir()} == {"brain-v1", "slides-v1"}
+
+
+def test_one_run_at_a_time_writes_a_case(graded, asked, monkeypatch):
+    def again(*_, **__):
+        return graded()
+
+    monkeypatch.setattr(volume_networks, "answer", again)
+    with pytest.raises(CaseBusy, match="another run is writing"):
+        graded()
+
+
+def test_slides_are_told_of_every_member_that_graded_them(graded, asked, cards, tmp_path):
+    whole = write_tiles(tmp_path / "slide-2", 100, 230)
+    (whole / "tile1.png").write_bytes((whole / "tile1.png").read_bytes()[:60])
+    write_tile_card(cards, "more-v1")
+    write_fusion(FusionPlan("more-both-v1", ["slides-v1", "t1c-v1", "more-v1"]), cards)
+    result = graded("more-both-v1", slides=whole)
+    case = tmp_path / "case"
+    for one in (result, digipath.open_result(case)):
+        assert [slide.folder for slide in one.slides] == [case / "slides-v1", case / "more-v1"]
+        assert list(one.members) == ["slides-v1", "more-v1", "t1c-v1"]
+        assert [len(each.slides) for each in one.members.values()] == [1, 1, 0]
+        assert one.members["more-v1"].readout().tiles == 1
+        assert one.members["t1c-v1"].verdict["grade"] == "grade 4"
+        assert any("could not be read" in note for note in one.notes)
+        with pytest.raises(BadInput, match="one member graded, slides-v1 and more-v1 did; read each in `members`"):
+            one.readout()
+        with pytest.raises(BadInput, match="one member graded"):
+            one.bags  # noqa: B018
+    record = json.loads((case / "case.json").read_text("utf-8"))
+    assert [slide["folder"] for slide in record["slides"]] == ["slides-v1", "more-v1"]
+    assert (case / "case.html").read_text("utf-8").count("H&amp;E: 1 slide, 1 tile<") == 2
 
 
 def test_the_folder_is_named_by_the_patient(graded, asked, tiles, patient, cards, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from digipath.errors import BadInput
-from digipath.measure.fusion import fused, mapped
+from digipath.measure.fusion import fused, leader, mapped
 from digipath.measure.repeated_runs import soft_vote
 
 GRADES = ("grade 2", "grade 3", "grade 4")
@@ -63,6 +63,11 @@ def test_votes_that_are_refused(votes, weights, message):
 
 
 # ---- classes that mean others ----
+
+
+@pytest.mark.parametrize(("vote", "index"), [((0.5, 0.2, 0.3), 0), ((0.4, 0.2, 0.4), 2), ((0, 1, 0), 1)])
+def test_of_equal_classes_the_highest_grade_leads(vote, index):
+    assert leader(vote) == index
 
 
 def test_classes_that_mean_one_are_added():

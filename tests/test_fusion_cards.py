@@ -99,6 +99,20 @@ def test_what_a_fusion_may_not_be(cards, members, more, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("output", "heeds"), [("volume", True), ("tile", False), ("bag", False), ("pixels", False), (None, False)]
+)
+def test_weights_of_a_vote_are_refused_where_nobody_would_heed_them(cards, output, heeds):
+    path = write_ensemble(cards, "both-v1", ["slides-v1", "mri-v1"], weights={"mri-v1": 2.0})
+    record = json.loads(path.read_text("utf-8")) | {"output": output}
+    path.write_text(json.dumps({key: value for key, value in record.items() if value is not None}))
+    if heeds:
+        assert load_card(str(path)).record["vote_weights"] == {"mri-v1": 2.0}
+        return
+    with pytest.raises(BadCard, match="breaks its schema"):
+        load_card(str(path))
+
+
 def test_a_member_without_a_card(cards):
     with pytest.raises(UnknownWeights, match="no weights called 'nobody-v1'"):
         read(fusion_card(cards, ["slides-v1", "nobody-v1"]))
@@ -129,6 +143,14 @@ def test_two_classes_have_the_higher_as_the_positive_one(cards):
     record = written(cards, members=["coarse-v1", "slides-v1"], meanings={"slides-v1": LGG_HGG})
     assert (record["classes"], record["positive"]) == (["LGG", "HGG"], "HGG")
     assert record["mapping"] == {"slides-v1": LGG_HGG}
+
+
+def test_the_classes_are_those_that_meanings_were_written_for_whoever_is_dropped(cards):
+    scores = {"coarse-v1": 0.5, "slides-v1": 0.8, "mri-v1": 0.9}
+    meanings = {"slides-v1": LGG_HGG, "mri-v1": LGG_HGG}
+    record = written(cards, members=[*scores], validation=scores, drop=1, meanings=meanings)
+    assert (record["classes"], record["members"]) == (["LGG", "HGG"], ["slides-v1", "mri-v1"])
+    assert record["mapping"] == meanings
 
 
 def test_the_worst_members_are_dropped(cards):

@@ -101,13 +101,15 @@ def drawn(plan):
 
 def answers(*rows, truth=(0, 0, 1, 1, 2, 2), slides="aabbcc", slide_truth=None) -> Answers:
     """Rows of percent."""
+    patients = np.array([f"patient of {slide}" for slide in slides], np.str_)
     return Answers(
         np.array(truth, np.int64),
         np.array(rows, np.float32) / 100,
         np.array(list(slides), np.str_),
-        np.array([f"patient of {slide}" for slide in slides], np.str_),
+        patients,
         np.array(truth if slide_truth is None else slide_truth, np.int64),
         most_probable(np.array(rows, np.float32)),
+        patients,
     )
 
 
@@ -221,15 +223,32 @@ def test_a_grader_is_scored_by_tile_slide_and_case_and_asked_three_questions():
 
 def test_what_is_asked_of_slides_by_name():
     asked = asked_of(WRONG, SLIDE, REST, CLASSES)
-    assert (asked.names, asked.cases) == (("a", "b"), ("patient of a", "patient of b"))
+    assert (asked.names, asked.patients) == (("a", "b"), ("patient of a", "patient of b"))
     assert (asked.classes, asked.truth.tolist()) == (CLASSES[:2], [0, 1])
     np.testing.assert_allclose(asked.probabilities, [[35 / 55, 20 / 55], [35 / 80, 45 / 80]], atol=1e-6)
 
 
-def test_intervals_resample_cases():
+def test_intervals_resample_patients():
     record = scored(WRONG, CLASSES)[ALL][TILE]["intervals"]
-    assert record["cases"] == 3
-    assert record["intervals"]["accuracy"] == [0.5, 0.5]  # half of every case is right
+    assert record["patients"] == 3
+    assert record["intervals"]["accuracy"] == [0.5, 0.5]  # half of every patient is right
+
+
+def test_cases_of_one_patient_that_have_names_of_their_own_stay_apart():
+    """Scans of patient p at three times, graded 2, 4 and 2, all called right, and one of q."""
+    said = np.array([(98, 1, 1), (1, 1, 98), (98, 1, 1), (1, 98, 1)], np.float32) / 100
+    scans = Answers.joined([
+        Answers.of_slide(
+            np.array([label]), said[at : at + 1], np.array([label]),
+            slide=str(at), case=str(at), label=label, patient=patient,
+        )
+        for at, (label, patient) in enumerate([(0, "p"), (2, "p"), (0, "p"), (1, "q")])
+    ])  # fmt: skip
+    record = scored(scans, CLASSES, levels=(CASE,))[ALL][CASE]
+    assert record["scores"]["confusion"] == [[2, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert (record["metrics"]["accuracy"], record["scores"]["count"]) == (1, 4)
+    assert record["intervals"]["patients"] == 2
+    assert asked_of(scans, CASE, ALL, CLASSES).names == ("0", "1", "2", "3")
 
 
 def test_a_case_is_of_its_highest_slide_and_tiles_of_their_outlines():

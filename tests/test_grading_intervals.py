@@ -1,4 +1,4 @@
-"""Bootstrap intervals by case: against rows drawn one draw after another, and where they are undefined."""
+"""Bootstrap intervals by patient: against rows drawn one draw after another, and where they are undefined."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_intervals_hold_the_estimates():
     assert found.intervals.keys() == estimate.keys()
     for name, (low, high) in found.intervals.items():
         assert 0 < low < estimate[name] < high < 1
-    assert (found.cases, found.draws, found.level) == (60, 1000, 0.95)
+    assert (found.patients, found.draws, found.level) == (60, 1000, 0.95)
 
 
 def test_ranks_in_groups_change_areas_by_less_than_a_thousandth():
@@ -97,7 +97,7 @@ def test_the_order_of_rows_does_not_matter():
 def test_one_case_has_no_interval():
     truth, values, _ = made_up(3, 5)
     found = bootstrap(truth, values, ["only"] * 15, CLASSES)
-    assert found.cases == 1
+    assert found.patients == 1
     assert set(found.intervals.values()) == {None}
     assert set(bootstrap([], [], [], CLASSES).intervals.values()) == {None}
 
@@ -129,7 +129,7 @@ def test_a_record_is_json():
     truth, values, owner = made_up(6, 2)
     record = bootstrap(truth, values, owner.tolist(), CLASSES, draws=20).to_record()
     assert json.loads(json.dumps(record)) == record
-    assert record["cases"] == 6
+    assert record["patients"] == 6
 
 
 @pytest.mark.parametrize("options", [{"draws": 0}, {"level": 1}, {"level": 0}])
@@ -137,5 +137,5 @@ def test_options_out_of_range(options):
     truth, values, owner = made_up(3, 2)
     with pytest.raises(BadInput, match="draw"):
         bootstrap(truth, values, owner.tolist(), CLASSES, **options)
-    with pytest.raises(BadInput, match="a case for each"):
+    with pytest.raises(BadInput, match="a patient for each"):
         bootstrap(truth, values, ["a"], CLASSES)

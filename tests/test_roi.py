@@ -86,6 +86,14 @@ def test_beyond_the_volume_a_cut_is_zero():
     np.testing.assert_array_equal(roi.cut(values, Box((0, 0, 0), (2, 3, 4))), values)
 
 
+def test_beyond_the_volume_each_channel_of_a_cut_has_its_own_value():
+    values = noise(2, 3, 4, 2)
+    found = roi.cut(values, Box((0, -1, 0), (2, 3, 4)), (-0.5, 2))
+    np.testing.assert_array_equal(found[:, 1:], values)
+    assert (found[:, 0] == (-0.5, 2)).all()
+    assert found.dtype == values.dtype
+
+
 def along_x(values, size):
     column = np.asarray(values, np.float32)[:, None, None]
     return roi.resized(column, (size, 1, 1))[:, 0, 0].tolist()

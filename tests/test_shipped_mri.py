@@ -104,7 +104,7 @@ def test_a_real_patient_has_a_report_and_explanations_in_their_own_place(shared_
             assert (np.array(last) <= high + 2).all()
     page = (tmp_path / "case" / "report.html").read_text(encoding="utf-8")
     assert "For research use only" in page
-    assert "Guided backpropagation, over T1 with contrast agent" in page
+    assert "Guided backpropagation of glioma-mri-demo-v1-" in page
 
 
 def bounds_mm(voxels, affine):

@@ -109,6 +109,17 @@ def test_lgg_masks_move_with_their_slices(lgg):
         assert mask.sum() == pytest.approx(20**2, rel=0.8)
 
 
+def test_lgg_masks_lie_on_what_they_outline(lgg):
+    slices, masks = np.zeros((1, 256, 256, 3), np.uint8), np.zeros((1, 256, 256), bool)
+    masks[0, 100:150, 90:160] = True
+    slices[masks] = 255
+    source = lgg.AugmentedSlices([lgg.Patient("A", slices, masks)], side_px=128, seed=0)
+    for index in range(5):
+        image, mask = source.sample(index)
+        bright, inside = image[..., 0] > image[..., 0].mean(), mask[..., 0] == 1
+        assert (bright & inside).sum() / (bright | inside).sum() > 0.9
+
+
 def test_lgg_a_mesh_that_is_not_bent_changes_nothing(lgg):
     at = np.linspace(0, 60, lgg.CELLS + 1)
     image = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)
@@ -143,9 +154,22 @@ def test_lgg_threshold_and_forest_find_what_is_bright_in_flair(lgg):
 def test_lgg_table_has_patients_by_name_and_their_mean(lgg):
     table = {"B": {"U-Net": 0.5}, "A": {"U-Net": 0.9}}
     assert lgg.summary(table) == {"U-Net": {"mean": 0.7, "sd": pytest.approx(0.28284, abs=1e-4), "median": 0.7}}
-    assert [line.split() for line in lgg.printed(table).splitlines()] == [
+    rows = [
         ["Dice", "U-Net"], ["A", "0.900"], ["B", "0.500"], ["mean", "0.700"], ["sd", "0.283"], ["median", "0.700"],
     ]  # fmt: skip
+    assert [line.split() for line in lgg.printed(table, []).splitlines()] == rows
+    apart = [["1", "kept", "apart", "0.500"], ["1", "others", "0.900"]]
+    assert [line.split() for line in lgg.printed(table, ["B"]).splitlines()] == [*rows, *apart]
+
+
+def test_lgg_trainings_of_other_slices_or_changes_are_others(lgg, monkeypatch):
+    def digest(**changes):
+        return lgg.AugmentedSlices([patient(lgg, **changes)], side_px=64, seed=0).digest()
+
+    before = digest()
+    assert before == digest() != digest(gain=0.5)
+    monkeypatch.setattr(lgg, "GAMMA", 0.1)
+    assert digest() != before
 
 
 @pytest.mark.slow
@@ -192,11 +216,17 @@ def test_t1ce_near_copies_are_one_group(t1ce, slices):
 
 def test_t1ce_copies_through_a_third_are_one_group(t1ce):
     rows, cols = np.mgrid[:32, :32]
-    shifted = [np.hypot(rows - 16, cols - at) < 8 for at in (14, 14.8, 15.6)]
+    shifted = [np.hypot(rows - 20, cols - at) < 8 for at in (10, 10.8, 11.6)]
     pixels = np.stack([200 * one for one in shifted]).astype(np.uint8)
-    correlated = t1ce.correlations(pixels)
-    assert correlated[0, 2] < t1ce.COPY < min(correlated[0, 1], correlated[1, 2])
+    assert t1ce.copies(pixels).tolist() == [[True, True, False], [True, True, True], [False, True, True]]
     assert t1ce.groups_of_copies(pixels).tolist() == [0, 0, 0]
+
+
+def test_t1ce_mirrored_and_turned_copies_are_one_group(t1ce):
+    rng = np.random.default_rng(0)
+    one, other = (np.kron(rng.integers(0, 255, (16, 16)), np.ones((4, 4))).astype(np.uint8) for _ in range(2))
+    pixels = np.stack([one, other, one[:, ::-1], np.rot90(other)])
+    assert t1ce.groups_of_copies(pixels).tolist() == [0, 1, 0, 1]
 
 
 def test_t1ce_no_group_is_on_both_sides_and_every_slice_is_tested_once(t1ce, slices):
@@ -236,16 +266,29 @@ def test_t1ce_macro_f1_by_hand(t1ce):
     }  # fmt: skip
 
 
-def test_t1ce_finished_scores_are_not_made_again(t1ce, slices, tmp_path, monkeypatch):
-    def never(*_, **__):
-        raise AssertionError("trained again")
+def test_t1ce_finished_scores_are_not_made_again_unless_settings_differ(t1ce, slices, tmp_path, monkeypatch):
+    trained = []
 
-    monkeypatch.setattr(t1ce, "alexnet", never)
-    for arm in t1ce.ARMS:
-        path = tmp_path / f"{arm.replace(' ', '-')}-seed0-fold0of1.json"
-        path.write_text(json.dumps({"macro_f1": 0.5, "accuracy": 0.6}))
-    found = t1ce.compared(slices, tmp_path, seeds=[0], steps=1, folds=None)
-    assert found[t1ce.AUGMENTED] == [{"macro_f1": 0.5, "accuracy": 0.6}]
+    def alexnet(training, unseen, folder, **settings):
+        folder.mkdir()
+        (folder / t1ce.WEIGHTS).touch()
+        trained.append((settings["arm"], settings["steps"]))
+        return unseen.labels
+
+    monkeypatch.setattr(t1ce, "alexnet", alexnet)
+    first, again, longer = (
+        t1ce.compared(slices, tmp_path, seeds=[0], steps=steps, folds=None) for steps in (1, 1, 2)
+    )
+    assert first[t1ce.AUGMENTED] == again[t1ce.AUGMENTED]
+    assert longer[t1ce.AUGMENTED][0]["macro_f1"] == 1
+    assert trained == [(arm, steps) for steps in (1, 2) for arm in t1ce.ARMS]
+
+
+def test_t1ce_folds_and_seeds_are_scored_one_by_one(t1ce, slices, tmp_path, monkeypatch):
+    monkeypatch.setattr(t1ce, "scored", lambda *_, **settings: {"macro_f1": settings["seed"]})
+    found = t1ce.compared(slices, tmp_path, seeds=[1, 2], steps=1, folds=3)
+    assert [one["macro_f1"] for one in found[t1ce.AS_THEY_ARE]] == [1, 1, 1, 2, 2, 2]
+    assert len(found["forest on histograms"]) == 6
 
 
 @pytest.mark.slow

@@ -232,6 +232,7 @@ def test_the_same_set_has_the_same_bytes_and_sets_share_no_case(tmp_path):
         ({"shape_vox": (32, 32, 16)}, "three sides of at least 24 voxels"),
         ({"spacing_mm": 0.0}, "spacing above 0 mm"),
         ({"border_artefact": 1.5}, "border artefact in"),
+        ({"seed": -1}, "a seed of at least 0, got -1"),
     ],
 )
 def test_impossible_cases_are_refused(wrong, expected):
@@ -242,6 +243,8 @@ def test_impossible_cases_are_refused(wrong, expected):
 def test_no_case_at_all_is_refused(tmp_path):
     with pytest.raises(BadInput, match="at least one case"):
         write_mri_cases(tmp_path / "none", 0, seed=0)
+    with pytest.raises(BadInput, match="a seed of at least 0, got -3"):
+        write_mri_cases(tmp_path / "none", 1, seed=-3)
     assert not (tmp_path / "none").exists()
 
 

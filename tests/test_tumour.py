@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from made_up_finders import bright_is_tumour
 
 from digipath.errors import BadInput, BadPredictor, BadVolume, Cancelled
 from digipath.tumour import as_card_wants, find_tumour, segmenter_predictors, tumour_mask, tumour_probability
@@ -73,6 +74,25 @@ def test_predictors_with_a_context_see_it(volume):
     np.testing.assert_allclose(probability, volume.voxels[..., 1] / 250 * volume.brain, atol=1e-6)
 
 
+def test_the_field_of_view_does_not_matter(volume):
+    """A predictor that sees the mean of its surroundings: 0 beyond the brain's box, near and far, never a mirror."""
+    from scipy.ndimage import uniform_filter
+
+    def blurred(patches):
+        return uniform_filter(patches, (1, 9, 9, 9, 1), mode="constant")[:, 4:-4, 4:-4, 4:-4, 1:] / 250
+
+    blurred.context = 4
+    flair = np.pad(volume.voxels[..., 1], 9)
+    expected = uniform_filter(flair, 9, mode="constant")[9:-9, 9:-9, 9:-9] / 250 * volume.brain
+    wide = [(0, 0), (5, 3), (7, 30)]
+    larger = replace(volume, voxels=np.pad(volume.voxels, [*wide, (0, 0)]), brain=np.pad(volume.brain, wide))
+    for seen, part in ((volume, np.s_[:, :, :]), (larger, np.s_[:, 5:-3, 7:-30])):
+        found = tumour_probability(seen, [blurred], patch_vox=(20, 20, 20), channel=0)
+        np.testing.assert_allclose(found[part], expected, atol=1e-5)
+        assert found.shape == seen.shape_vox
+        assert not found[~seen.brain].any()
+
+
 def test_progress_is_told_and_cancel_is_asked(volume):
     told = []
     tumour_probability(volume, [reads_flair], patch_vox=(16, 16, 16), progress=told.append)
@@ -121,23 +141,6 @@ QUIET = {"bias_field": False}
 CONFIG = {"widths": [2, 2], "input_channels": 2, "momentum": 0.5}
 
 
-def bright_where_flair_is(network) -> None:
-    """Weights by hand: probability of tumour = sigmoid(20 · (FLAIR − 1)); every block adds nothing."""
-    for layer in network.layers:
-        if layer.name == "stem":
-            kernel = np.zeros(layer.kernel.shape, np.float32)
-            kernel[1, 1, 1, 1, 0] = 1
-            layer.set_weights([kernel])
-        elif layer.name == "logits":
-            kernel = np.zeros(layer.kernel.shape, np.float32)
-            kernel[0, 0, 0, 0, 1] = 20
-            layer.set_weights([kernel, np.array([0, -20], np.float32)])
-        elif hasattr(layer, "kernel"):
-            layer.set_weights([np.zeros(layer.kernel.shape, np.float32)])
-        elif layer.name.endswith("_bn"):
-            layer.epsilon = 0.0
-
-
 @pytest.fixture
 def card(tmp_path, monkeypatch):
     """Writes a card with its network of weights by hand and loads it."""
@@ -149,7 +152,7 @@ def card(tmp_path, monkeypatch):
         folder = tmp_path / "weights"
         folder.mkdir(exist_ok=True)
         network = build("unet-3d", **CONFIG, **(config or {}))
-        bright_where_flair_is(network)
+        bright_is_tumour(network, channel=1, above=1.0)
         file = folder / "test-segmenter-v1.weights.h5"
         network.save_weights(file)
         content = file.read_bytes()

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from made_up_finders import write_finder
 from made_up_mri import rows_of, write_cases, write_rows
 
 import digipath
-from digipath.errors import BadInput, Cancelled
-from digipath.roi import brain_box, cut
+from digipath.errors import BadInput, BadVolume, Cancelled
+from digipath.measure.scores import dice
 from digipath.training.schedule import Schedule
 from digipath.training.tumour_config import (
     PatchSampling,
@@ -25,6 +26,7 @@ from digipath.training.tumour_source import TumourSource, marked_brain, unmarked
 from digipath.training.volume_config import VolumeNetwork
 from digipath.training.volume_manifest import VolumeCase
 from digipath.training.volume_regions import Regions
+from digipath.tumour import find_tumour, segmenter_predictors, tumour_mask, tumour_probability
 from digipath.volume_augment import PEREIRA
 from digipath.volume_values import Volume
 from digipath.weights import load_card
@@ -222,8 +224,49 @@ def test_a_marked_brain_is_the_volume_as_a_card_wants_it():
     np.testing.assert_allclose(found.voxels.std(axis=(0, 1, 2)), 1, atol=1e-5)
     coarse = marked_brain(volume, replace(rule, spacing_mm=4.0))
     assert (coarse.shape, (coarse[..., -1] == 2).any()) == ((4, 5, 5, 3), True)
+    thin = np.zeros_like(tumour)
+    thin[4, 4:8, 3] = True
+    with pytest.raises(BadVolume, match=r"none of the 4 voxels of its outline is left at spacing_mm = 6\.0"):
+        marked_brain(replace(volume, tumour=thin), replace(rule, spacing_mm=6.0))
     with pytest.raises(BadInput, match="outline of the tumour"):
         marked_brain(replace(volume, tumour=None), rule)
+
+
+def test_an_outline_beyond_the_brain_is_no_brain():
+    """A tumour is found in the brain alone, so the score must not look elsewhere; what lies beyond was missed."""
+    brain, tumour = np.zeros((2, 8, 8, 8), bool)
+    brain[1:6, 1:7, 1:7] = True
+    tumour[4:8, 3:5, 3:5] = True
+    voxels = np.random.default_rng(0).normal(50, 9, (8, 8, 8, 2)).astype(np.float32) * brain[..., None]
+    volume = Volume(("t1c", "flair"), voxels, np.eye(4), brain, tumour)
+    marked = marked_brain(volume, replace(ARM.rule, bias_field=False))
+    assert marked.shape == (7, 6, 6, 3)
+    assert {mark: int((marked[..., -1] == mark).sum()) for mark in (0, 1, 2, 3)} == {0: 64, 1: 172, 2: 8, 3: 8}
+    found, truth = unmarked(marked, ARM.rule)
+    np.testing.assert_array_equal(found.brain, brain[1:, 1:7, 1:7])
+    np.testing.assert_array_equal(truth, tumour[1:, 1:7, 1:7])
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize(("padding", "size"), [("same", (16, 16, 16)), ("valid", (26, 26, 26))])
+def test_what_is_scored_is_what_users_get(tmp_path, padding, size):
+    """Of the brain's box, as it is kept, and of the whole volume with its background: the same mask to the voxel."""
+    bright = {"channel": 1, "above": 2.0, "blurred": True}
+    card = write_finder(tmp_path, "finder-v1", order=("t1c", "flair"), size=size, padding=padding, **bright)
+    card = load_card(str(card))
+    rng, brain = np.random.default_rng(0), np.zeros((30, 26, 24), bool)
+    brain[3:28, 4:26, 0:20] = True  # up to the volume's end on two sides
+    voxels = (rng.normal(100, 5, (*brain.shape, 2)) * brain[..., None]).astype(np.float32)
+    volume = Volume(("t1c", "flair"), voxels, np.eye(4), brain, np.zeros_like(brain))
+    volume.tumour[20:28, 10:18, 0:8] = True
+    volume.voxels[volume.tumour, 1] += 60
+    rule = VoxelRule(("t1c", "flair"), size=size)
+    kept, truth = unmarked(marked_brain(volume, rule), rule)
+    probability = tumour_probability(kept, segmenter_predictors(card), patch_vox=size, channel=card.kept[0])
+    scored = tumour_mask(probability, kept.brain)
+    found = find_tumour(volume, card)
+    np.testing.assert_array_equal(scored, found[3:28, 4:26, 0:20])
+    assert dice(truth, scored) > 0.8
 
 
 # ---- scores ----
@@ -244,7 +287,6 @@ def test_dice_is_of_patients_and_not_of_cases():
 @pytest.mark.slow
 @pytest.mark.keras
 def test_from_files_to_a_card_that_finds_tumours(tmp_path):
-    from digipath.tumour import find_tumour
     from digipath.volume import open_volumes
 
     write_cases(tmp_path, 8)
@@ -272,9 +314,7 @@ def test_from_files_to_a_card_that_finds_tumours(tmp_path):
     name, told = next(row.split(",")[2:5:2] for row in rows if ",base-1-fold0," in row)
     files = {modality: tmp_path / name / f"{modality}.nii.gz" for modality in ("t1c", "flair")}
     volume = open_volumes(files, tumour=tmp_path / name / "tumour.nii.gz")
-    box = brain_box(volume.brain)
-    voxels, brain, tumour = (cut(values, box) for values in (volume.voxels, volume.brain, volume.tumour))
-    found = find_tumour(replace(volume, voxels=voxels, brain=brain), card)
-    overlap = 2 * (found & tumour).sum() / (found.sum() + tumour.sum())
+    found = find_tumour(volume, card)
+    overlap = 2 * (found & volume.tumour).sum() / (found.sum() + volume.tumour.sum())
     assert overlap == pytest.approx(float(told), abs=1e-3)
     assert "over the folds" in (out / "summary.md").read_text()

@@ -38,6 +38,22 @@ def centre_of(volume):
     return ndimage.center_of_mass(volume[..., 0])
 
 
+# ---- what comes from beyond ----
+
+
+def test_a_background_goes_on_beyond_the_border():
+    """A box in a background of −0.5 and 2, its channels' own, far from the border: turned, nothing else comes in."""
+    volume = np.full((20, 20, 20, 2), (-0.5, 2), np.float32)
+    volume[8:12, 8:12, 8:12] = 1
+    settings = replace(LEROUSSEAU, elastic_magnitude_vox=(10.0, 10.0), elastic_sigma_vox=(3.0, 3.0))
+    found = changed(volume, settings, Chance(zoom=0.0, about_x=0.9), beyond=(-0.5, 2))
+    border = np.ones((20, 20, 20), bool)
+    border[4:-4, 4:-4, 4:-4] = False
+    np.testing.assert_allclose(found[border], np.broadcast_to((-0.5, 2), found[border].shape), atol=1e-6)
+    assert found[10, 10, 10] == pytest.approx(1)
+    assert (changed(volume, settings, Chance(zoom=0.0, about_x=0.9))[0, 0, 0] == 0).all()
+
+
 # ---- what stays ----
 
 

@@ -73,6 +73,10 @@ def test_alexnet_is_as_lo_has_it(tmp_path):
     assert arm.spec(3)["config"] == {"patch": 227, "classes": 3, "activation": "softmax"}
 
 
+def test_a_network_is_built_for_the_sides_of_its_region(tmp_path):
+    assert base(tmp_path, "[volume]\nsize = [96, 80, 64]").spec(2)["config"]["patch"] == [96, 80, 64]
+
+
 def test_the_file_comes_before_the_paper(tmp_path):
     arm = base(
         tmp_path, '[network]\nname = "alexnet"\nscale = 1.0', '[volume]\norder = ["flair"]', "[schedule]\nbatch = 8",
@@ -142,7 +146,7 @@ def test_a_segmenter_is_a_card_of_voxels_that_graders_find(tmp_path, monkeypatch
     (tmp_path / "finder.json").write_text(json.dumps(FINDER))
     with pytest.raises(BadInput, match="looks at the tumour, which finder finds, all see the brain"):
         config(tmp_path, top='segmenter = "finder.json"')
-    with pytest.raises(BadInput, match="install it first: digipath weights import .*finder.json"):
+    with pytest.raises(BadInput, match=r"install it first: digipath weights import .*finder\.json"):
         config(tmp_path, '[volume]\nroi = "tumour"', top='segmenter = "finder.json"')
     installed = tmp_path / "home" / "weights" / "finder.json"
     installed.parent.mkdir(parents=True)
@@ -234,6 +238,8 @@ def test_the_plan_in_words(tmp_path):
         ("widths", "wdths", r"\[network\] of base: network 'grading-3d' has no setting wdths"),
         ("config = { widths = [4, 8], dense = [8], dropout = 0.0 }", 'name = "unet-3d"\n', r"lacks|classifies regions"),
         ("[network]", "[split]\nfolds = 9\n[network]", "expected at least 9 patients"),
+        ("size = [16, 16, 16]", "size = [16, 16, 1]", r"\[network\] of base: expected sides of at least 2 .*, got 1"),
+        ('"grade 4"]', '"grade 4", "grade 5"]', "every class to train on, holdout has none of 'grade 5': .*cases.csv"),
     ],
 )
 def test_what_cannot_be_planned(tmp_path, old, new, match):

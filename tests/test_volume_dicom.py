@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import locale
+import struct
 
 import numpy as np
 import pytest
-from made_up_volumes import SHAPE_VOX, ellipsoid, head, write_image, write_series
+from made_up_volumes import SHAPE_VOX, SMALL, ellipsoid, head, write_image, write_series
 from scipy.spatial.transform import Rotation
 
 from digipath.errors import BadVolume
@@ -48,7 +49,7 @@ def test_an_axial_series_by_literal_numbers(tmp_path):
     np.testing.assert_allclose(
         volume.affine_mm, [[1, 0, 0, 10 - 23], [0, 1, 0, 20 - 19], [0, 0, 2, 5], [0, 0, 0, 1]], atol=1e-6
     )
-    assert volume.notes == ("brain mask from voxels that are not 0, 3 ml",)
+    assert volume.notes == (f"brain mask from voxels that are not 0, 3 ml{SMALL}",)
 
 
 def test_nifti_and_dicom_of_one_place_share_the_grid(tmp_path):
@@ -70,6 +71,45 @@ def test_the_description_of_a_series_names_it_where_the_folder_does_not(tmp_path
     write_series(tmp_path / "3", head(), description="DTI")
     with pytest.raises(BadVolume, match="expected a name that states one modality"):
         volume_files([tmp_path / "3"])
+
+
+def test_values_are_rescaled_as_the_header_says(tmp_path):
+    """Slope 2, intercept −50: 0 is stored as 25, 2 n as n + 25."""
+    slope = {"0028|1053": "2", "0028|1052": "-50"}
+    folder = write_series(tmp_path / "t1c", head() * 2, change=lambda index, tags: tags.update(slope))
+    assert (folder / "00_0.dcm").read_bytes().endswith((25).to_bytes(2, "little") * SHAPE_VOX[0] * SHAPE_VOX[1])
+    np.testing.assert_array_equal(open_volumes([folder]).voxels[..., 0], 2 * head()[::-1, ::-1])
+
+
+def test_slices_that_shift_evenly_sideways_are_a_sheared_volume(tmp_path):
+    def shifted(index, tags):
+        tags["0020|0032"] = rf"{0.4 * index}\0\{2 * index}"
+
+    volume = open_volumes([write_series(tmp_path / "t1c", head(), change=shifted)])
+    np.testing.assert_allclose(volume.affine_mm[:3, 2], [-0.4, 0, 2], atol=1e-6)
+
+
+def no_image(sop_class):
+    """A DICOM object that holds no pixels: its file header and its kind."""
+
+    def element(group, number, kind, value):
+        value += bytes(len(value) % 2)
+        return struct.pack("<HH2sH", group, number, kind, len(value)) + value
+
+    syntax = element(2, 16, b"UI", b"1.2.840.10008.1.2.1")
+    header = element(2, 2, b"UI", sop_class) + element(2, 3, b"UI", b"1.2.3.9") + syntax
+    length = element(2, 0, b"UL", len(header).to_bytes(4, "little"))
+    return bytes(128) + b"DICM" + length + header + element(8, 0x16, b"UI", sop_class)
+
+
+def test_reports_and_presentation_states_are_passed_over(tmp_path):
+    folder = write_series(tmp_path / "t1c", head())
+    (folder / "report.dcm").write_bytes(no_image(b"1.2.840.10008.5.1.4.1.1.88.11"))
+    (folder / "state").write_bytes(no_image(b"1.2.840.10008.5.1.4.1.1.11.1"))
+    assert open_volumes([folder]).shape_vox == SHAPE_VOX
+    (folder / "image").write_bytes(no_image(b"1.2.840.10008.5.1.4.1.1.4"))
+    with pytest.raises(BadVolume, match=r"expected a DICOM image, cannot read .*image; is it whole"):
+        open_volumes([folder])
 
 
 def test_other_files_in_the_folder_are_passed_over(tmp_path):
@@ -182,6 +222,17 @@ def test_modalities_of_different_patients_are_refused(tmp_path):
     assert open_volumes(folders[:2]).modalities == ("t1", "t1c")
     write_series(tmp_path / "t2", head("t2"), patient="")  # anonymous: nothing says otherwise
     assert open_volumes(folders).modalities == ("t1", "t1c", "t2")
+
+
+def test_another_frame_of_reference_is_told(tmp_path):
+    """Its millimetres are those of another session, unless somebody registered it and kept the header."""
+    folders = [
+        write_series(tmp_path / name, head(name), change=lambda index, tags, uid=uid: tags.update({"0020|0052": uid}))
+        for name, uid in (("t1", "1.2.8"), ("t1c", "1.2.8"), ("flair", "1.2.9"))
+    ]
+    told = "flair: another frame of reference than t1's; are they registered to each other?"
+    assert told in open_volumes(folders).notes
+    assert not any("frame of reference" in note for note in open_volumes(folders[:2]).notes)
 
 
 def test_colours_and_single_files_are_refused(tmp_path):

@@ -8,10 +8,11 @@ import json
 import numpy as np
 import pytest
 from made_up_graders import write_ensemble, write_patient
+from made_up_volumes import SMALL
 from made_up_votes import GRADES, answered, parts, write_card
 
 from digipath.cli import main
-from digipath.errors import BadInput, BadVolume, Cancelled
+from digipath.errors import BadCard, BadInput, BadPredictor, BadVolume, Cancelled, UnknownWeights
 from digipath.grading import volume_files, volume_networks
 from digipath.volume_evaluation import evaluate_volumes
 
@@ -71,7 +72,7 @@ def test_scores_are_those_by_hand(data, cards, tmp_path):
     assert scores["by_class"]["grade 3"]["specificity"] == pytest.approx(2 / 3)
     top = found["scores"]["highest against the rest"]["case"]["scores"]
     assert top["confusion"] == [[1, 1], [1, 1]]
-    assert found["notes"]["case0"] == ["brain mask from voxels that are not 0, 30 ml"]
+    assert found["notes"]["case0"] == [f"brain mask from voxels that are not 0, 30 ml{SMALL}"]
 
 
 def test_an_ensemble_is_scored_by_its_vote(data, cards, tmp_path):
@@ -83,14 +84,18 @@ def test_an_ensemble_is_scored_by_its_vote(data, cards, tmp_path):
     assert scores["auroc"]["grade 3"] == pytest.approx(2 / 3)
 
 
-def test_cases_of_one_patient_are_called_together(data, cards, tmp_path):
-    """As everywhere: the mean over the patient's cases, and the highest of their grades."""
+def test_each_scan_of_a_patient_counts(data, cards, tmp_path):
+    """A patient's scans have grades of their own; intervals draw them together."""
     table = manifest(data, tmp_path / "mri.csv", "t1c", patient=["p0", "p1", "p1", "p3"])
-    found = evaluate_volumes(str(cards / "one-v1.json"), manifest=table)
-    assert (found["cases"], "of 3 patients" in found["data"]) == (4, True)
-    scores = found["scores"]["all classes"]["case"]["scores"]
-    assert scores["count"] == 3
-    assert scores["confusion"] == [[1, 0, 0], [0, 0, 0], [0, 1, 1]]
+    found = evaluate_volumes(str(cards / "one-v1.json"), manifest=table, out=tmp_path / "out")
+    assert (found["cases"], "MRI of 4 cases of 3 patients" in found["data"]) == (4, True)
+    record = found["scores"]["all classes"]["case"]
+    assert record["scores"]["count"] == 4
+    assert record["scores"]["confusion"] == [[1, 0, 0], [0, 0, 1], [0, 1, 1]]
+    assert record["intervals"]["patients"] == 3
+    page = (tmp_path / "out" / "evaluation.html").read_text("utf-8")
+    assert "case (4)" in page
+    assert all(f">case{number}<" in page for number in range(4))
 
 
 def test_a_fold_alone(data, cards, tmp_path):
@@ -110,7 +115,7 @@ def test_files_are_written_whole(data, cards, tmp_path):
     assert record["weights"]["sha256"].keys() == {"one-v1"}
     page = (tmp_path / "out" / "evaluation.html").read_text("utf-8")
     assert "MRI of 4 cases of 4 patients" in page
-    assert "case0, case1, case2, case3: brain mask from voxels that are not 0, 30 ml" in page
+    assert "case0, case1, case2, case3: brain mask from voxels that are not 0, 30 ml, adults" in page
 
 
 def test_cancelling_leaves_nothing(data, cards, tmp_path):
@@ -145,6 +150,65 @@ def test_outlines_are_read_where_networks_look_at_the_tumour(data, cards, tmp_pa
     assert all((pixels[4:12, 4:12, 4:12] > 0).all() for pixels in seen)  # the lesion is brighter than the brain
 
 
+def refusing(error, *numbers):
+    """Regions, but for the cases with these numbers in turn."""
+    region, count = volume_files.OpenedVolume.region, iter(range(4))
+
+    def refused(opened, grader, **options):
+        if next(count) in numbers:
+            raise error
+        return region(opened, grader, **options)
+
+    return refused
+
+
+@pytest.mark.parametrize("kind", [BadVolume, BadPredictor])
+def test_a_case_that_cannot_be_graded_is_told_and_left_out(data, cards, tmp_path, monkeypatch, kind, capfd):
+    """The answers of `ANSWERS` go to the other three: right, wrong, right."""
+    monkeypatch.setattr(volume_files.OpenedVolume, "region", refusing(kind("expected a brain, got none"), 1))
+    table, out = manifest(data, tmp_path / "mri.csv", "t1c"), tmp_path / "out"
+    code, said, _ = told(capfd, "evaluate", "--manifest", table, "--weights", cards / "one-v1.json", "--out", out)
+    assert code == 3
+    assert "WARNING: case1 could not be graded and is not scored: expected a brain, got none" in said
+    record = json.loads((out / "scores.json").read_text("utf-8"))
+    assert record["unreadable"] == {"case1": "expected a brain, got none"}
+    assert (record["cases"], [*record["notes"]]) == (4, ["case0", "case2", "case3"])
+    assert record["scores"]["all classes"]["case"]["scores"]["confusion"] == [[1, 0, 0], [0, 0, 0], [0, 0, 2]]
+    assert "case1 could not be graded and is not scored: expected a brain, got none." in (
+        out / "evaluation.html"
+    ).read_text("utf-8")
+
+
+def test_a_case_whose_file_is_gone_is_left_out(data, cards, tmp_path, monkeypatch):
+    region = volume_files.OpenedVolume.region
+
+    def gone(opened, grader, **options):
+        if opened.files.name == "case2":
+            opened.files.modalities["t1c"] = tmp_path / "gone.nii.gz"
+        return region(opened, grader, **options)
+
+    monkeypatch.setattr(volume_files.OpenedVolume, "region", gone)
+    found = evaluate_volumes(str(cards / "one-v1.json"), manifest=manifest(data, tmp_path / "mri.csv", "t1c"))
+    assert "gone.nii.gz" in found["unreadable"].pop("case2")
+    assert not found["unreadable"]
+    assert found["scores"]["all classes"]["case"]["scores"]["count"] == 3
+
+
+def test_where_no_case_can_be_graded_the_first_is_told(data, cards, tmp_path, monkeypatch):
+    monkeypatch.setattr(volume_files.OpenedVolume, "region", refusing(BadVolume("expected a brain"), 0, 1, 2, 3))
+    table = manifest(data, tmp_path / "mri.csv", "t1c")
+    with pytest.raises(BadVolume, match="none of 4 cases can be graded; case0: expected a brain"):
+        evaluate_volumes(str(cards / "one-v1.json"), manifest=table, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", [UnknownWeights, BadCard])
+def test_what_is_wrong_with_the_weights_ends_the_evaluation(data, cards, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(volume_files.OpenedVolume, "region", refusing(kind("no such weights"), 1))
+    with pytest.raises(kind, match="no such weights"):
+        evaluate_volumes(str(cards / "one-v1.json"), manifest=manifest(data, tmp_path / "mri.csv", "t1c"))
+
+
 def test_a_tumour_that_is_not_found_is_told_with_its_case(data, cards, tmp_path, monkeypatch):
     found = []
 
@@ -156,9 +220,28 @@ def test_a_tumour_that_is_not_found_is_told_with_its_case(data, cards, tmp_path,
 
     monkeypatch.setattr(volume_files, "find_tumour", find)
     monkeypatch.setattr(volume_networks, "answer", lambda name, pixels: np.array([1, 0, 0]))
-    write_card(cards, "seeks-v1", order=["t1c"], roi="tumour", segmenter=str(write_card(cards, "finder-v1")))
-    with pytest.raises(BadVolume, match="case case1: expected a tumour, found none"):
-        evaluate_volumes(str(cards / "seeks-v1.json"), manifest=manifest(data, tmp_path / "mri.csv", "t1c"))
+    write_card(cards, "finder-v1", order=["t1c"])
+    write_card(cards, "seeks-v1", order=["t1c"], roi="tumour", segmenter="finder-v1")
+    left = evaluate_volumes(str(cards / "seeks-v1.json"), manifest=manifest(data, tmp_path / "mri.csv", "t1c"))
+    assert left["unreadable"] == {f"case{number}": "expected a tumour, found none" for number in (1, 2, 3)}
+    assert left["scores"]["all classes"]["case"]["scores"]["count"] == 1
+
+
+def test_outlines_are_used_where_given_and_others_are_sought_in_the_modalities_of_the_finder(
+    data, cards, tmp_path, monkeypatch
+):
+    sought = []
+    monkeypatch.setattr(volume_files, "find_tumour", lambda seen, _, **__: sought.append(seen.modalities) or seen.brain)
+    monkeypatch.setattr(volume_networks, "answer", lambda name, pixels: np.array([1, 0, 0]))
+    write_card(cards, "finder-v1", order=["flair"])
+    seeks = str(write_card(cards, "seeks-v1", order=["t1c"], roi="tumour", segmenter="finder-v1"))
+    outlines = [str(data / f"case{number}" / "tumour.nii.gz") for number in (0, 1)] + ["", ""]
+    table = manifest(data, tmp_path / "mri.csv", "t1c", "flair", tumour=outlines)
+    found = evaluate_volumes(seeks, manifest=table)
+    assert (found["unreadable"], sought) == ({}, [("flair",)] * 2)
+    found = evaluate_volumes(seeks, manifest=manifest(data, tmp_path / "mri.csv", "t1c", tumour=outlines))
+    assert list(found["unreadable"]) == ["case2", "case3"]
+    assert "flair" in found["unreadable"]["case3"]
 
 
 def told(capfd, *words) -> tuple[int, str, list[str]]:

@@ -15,6 +15,8 @@ from digipath.errors import BadVolume, NotFound
 from digipath.grading import volume_files
 from digipath.grading.volume_files import OpenedVolume, VolumeFiles
 from digipath.grading.volume_networks import VolumeGrader
+from digipath.training import volume_regions
+from digipath.training.volume_manifest import VolumeCase
 from digipath.volume_rois import VolumeRule, region_of
 from digipath.weights import load_card, sha256_of
 
@@ -53,6 +55,24 @@ def test_a_series_is_named_by_the_folder_around_its_own(tmp_path):
     assert VolumeFiles.of({"t1": tmp_path / "patient 9" / "T1"}).name == "patient 9"
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("p7/t1.nii.gz", "p7"),
+        ("TCGA_01/TCGA-01_t1.nii.gz", "TCGA_01"),
+        ("mri/TCGA-01_t1.nii.gz", "mri_tcga-01"),
+        ("sub-01/anat/sub-01_T1w.nii.gz", "sub-01"),
+        ("sub-01/ses-02/anat/sub-01_ses-02_run-1_T1w.nii.gz", "sub-01-ses-02"),
+        ("sub-01/anat/t1.nii.gz", "anat"),
+    ],
+)
+def test_patients_in_one_folder_or_in_folders_of_one_name_have_names_of_their_own(tmp_path, path, name):
+    file = tmp_path / path
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert VolumeFiles({"t1": file}).name == name
+
+
 @pytest.mark.parametrize("mask", ["brain", "tumour"])
 def test_a_mask_that_is_not_there_is_said(patient, mask):
     with pytest.raises(NotFound, match=rf"a mask of the {mask}, found nothing at nowhere\.nii\.gz"):
@@ -83,10 +103,9 @@ def test_the_identity_of_a_series_is_that_of_all_its_slices(tmp_path):
 
 def test_who_can_vote(patient, tmp_path):
     write_card(tmp_path, "finder-v1", order=["t2", "flair"])
-    finder = str(tmp_path / "finder-v1.json")
     brain = grader_of(write_card(tmp_path, "brain-v1", order=["t1", "t1c"]))
     tumour = grader_of(write_card(tmp_path, "tumour-v1", order=["t1"], roi="tumour"))
-    found = grader_of(write_card(tmp_path, "found-v1", order=["t1"], roi="tumour", segmenter=finder))
+    found = grader_of(write_card(tmp_path, "found-v1", order=["t1"], roi="tumour", segmenter="finder-v1"))
     at_slice = grader_of(write_card(tmp_path, "slice-v1", order=["t1c"], roi="slice"))
     every = brain, tumour, found, at_slice
 
@@ -143,6 +162,67 @@ def test_a_corrected_region_is_as_region_of_makes_it(patient, tmp_path):
 
 
 @pytest.fixture
+def unequal(tmp_path):
+    """T1c shows three fifths of the brain that the others show, and a speck beside it that is brain by these alone."""
+    import nibabel
+    from scipy.ndimage import binary_dilation
+
+    found = write_patient(tmp_path / "unequal")
+    image = nibabel.load(found["t1c"])
+    values = np.asarray(image.dataobj).copy()
+    place = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in values.shape), indexing="ij"))
+    shown = (place**2).sum(axis=0) < 0.55
+    speck = tuple(np.argwhere((values != 0) & ~binary_dilation(shown))[0])
+    kept = values[speck]
+    values[~shown] = 0
+    values[speck] = kept
+    nibabel.save(nibabel.Nifti1Image(values, image.affine), found["t1c"])
+    return found
+
+
+@pytest.mark.parametrize("bias_field", [False, True])
+@pytest.mark.parametrize("order", [["t1c"], ["flair"], ["t1c", "t1"]])
+def test_a_network_sees_the_same_whatever_else_is_given(unequal, tmp_path, order, bias_field):
+    """What training prepared of its modalities alone."""
+    case = VolumeCase("unequal", tuple((name, Path(unequal[name])) for name in order), "p")
+    grader = grader_of(write_card(tmp_path, "one-v1", order=order, bias_field=bias_field))
+    opened = OpenedVolume(files_of(unequal, "t1", "t1c", "t2", "flair"))
+    opened.region(grader_of(write_card(tmp_path, "other-v1", order=["t1c", "flair"], bias_field=bias_field)))
+    region = opened.region(grader)
+    prepared = volume_regions._opened(case, tuple(order), bias_field)
+    expected = region_of(prepared, replace(grader.rule, bias_field=False))
+    assert region.box == expected.box
+    np.testing.assert_array_equal(region.pixels, expected.pixels)
+    np.testing.assert_array_equal(opened.seen(order).brain, prepared.brain)
+
+
+def test_brains_differ_by_modality_unless_a_mask_is_given(unequal, tmp_path):
+    opened = OpenedVolume(files_of(unequal, "t1", "t1c", "t2", "flair"))
+    alone, whole = opened.seen(["t1c"]).brain, opened.seen(["flair"]).brain
+    np.testing.assert_array_equal(whole, opened.volume.brain)
+    assert (alone <= whole).all()
+    assert 0.4 < alone.sum() / whole.sum() < 0.7
+    masked = OpenedVolume(files_of(unequal, "t1", "t1c", brain=unequal["flair"]))
+    np.testing.assert_array_equal(masked.seen(["t1c"]).brain, masked.volume.brain)
+
+
+def test_what_finds_the_tumour_sees_its_own_modalities(unequal, tmp_path, monkeypatch):
+    seen = []
+
+    def find(volume, card, **_):
+        seen.append(volume)
+        return volume.brain
+
+    monkeypatch.setattr(volume_files, "find_tumour", find)
+    write_card(tmp_path, "finder-v1", order=["t1c"], bias_field=False)
+    grader = grader_of(write_card(tmp_path, "one-v1", order=["t1"], roi="tumour", segmenter="finder-v1"))
+    opened = OpenedVolume(files_of(unequal, "t1", "t1c"))
+    opened.region(grader)
+    np.testing.assert_array_equal(seen[0].brain, OpenedVolume(files_of(unequal, "t1c")).volume.brain)
+    assert seen[0].brain.sum() < opened.volume.brain.sum()
+
+
+@pytest.fixture
 def finds(monkeypatch):
     """What a network for the tumour finds, and which were asked."""
     asked = []
@@ -160,37 +240,40 @@ def finds(monkeypatch):
 
 
 def test_the_tumour_is_found_once_for_all_networks_that_want_it(patient, tmp_path, finds):
-    finder = str(write_card(tmp_path, "finder-v1", bias_field=False))
+    write_card(tmp_path, "finder-v1", bias_field=False)
     told, opened = [], OpenedVolume(files_of(patient, "t1", "t1c", "t2", "flair"))
     graders = [
-        grader_of(write_card(tmp_path, f"{name}-v1", order=["t1"], roi="tumour", segmenter=finder, margin_vox=0))
+        grader_of(write_card(tmp_path, f"{name}-v1", order=["t1"], roi="tumour", segmenter="finder-v1", margin_vox=0))
         for name in ("one", "two")
     ]
     boxes = [opened.region(grader, told=told.append).box for grader in graders]
     assert finds == ["finder-v1"]
-    assert told == [f"finding the tumour with {finder}"]
+    assert told == ["finding the tumour with finder-v1"]
     assert boxes[0] == boxes[1]
+    assert [np.argwhere(opened.outline(one)).min(axis=0).tolist() for one in graders] == [[7, 8, 5]] * 2
+    assert [card.name for card in opened.finders(graders)] == ["finder-v1"]
     assert (boxes[0].start_vox, boxes[0].stop_vox) == ((7, 8, 5), (10, 11, 8))
     assert opened.volume.tumour is None
     assert opened.segmenters(graders) == {"finder-v1": sha256_of(tmp_path / "finder-v1.weights.h5")}
 
 
 def test_an_outline_is_taken_in_place_of_a_finder(patient, tmp_path, finds):
-    finder = str(write_card(tmp_path, "finder-v1"))
+    write_card(tmp_path, "finder-v1")
     grader = grader_of(
-        write_card(tmp_path, "one-v1", order=["t1"], roi="tumour", segmenter=finder, margin_vox=0)
+        write_card(tmp_path, "one-v1", order=["t1"], roi="tumour", segmenter="finder-v1", margin_vox=0)
     )
     opened = OpenedVolume(files_of(patient, "t1", tumour=patient["tumour"]))
     box = opened.region(grader).box
     assert (finds, opened.segmenters([grader])) == ([], {})
+    assert opened.outline(grader) is opened.volume.tumour
     inside = np.argwhere(opened.volume.tumour)
     assert box.start_vox == tuple(inside.min(axis=0))
     assert box.stop_vox == tuple(inside.max(axis=0) + 1)
 
 
 def test_a_whole_brain_needs_no_tumour(patient, tmp_path, finds):
-    finder = str(write_card(tmp_path, "finder-v1"))
-    grader = grader_of(write_card(tmp_path, "one-v1", order=["t1"], segmenter=finder))
+    write_card(tmp_path, "finder-v1")
+    grader = grader_of(write_card(tmp_path, "one-v1", order=["t1"], segmenter="finder-v1"))
     OpenedVolume(files_of(patient, "t1")).region(grader)
     assert finds == []
 

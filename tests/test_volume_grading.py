@@ -9,12 +9,23 @@ import nibabel
 import numpy as np
 import pytest
 from made_up_graders import write_ensemble, write_patient
-from made_up_votes import GRADES, answered, parts, write_card
+from made_up_votes import GRADES, answered, parts, write_card, write_tile_card
+from PIL import Image
 
 import digipath
-from digipath.errors import BadCard, BadInput, BadVolume, Cancelled, CaseDiffers, NotFound
+from digipath.errors import (
+    BadCard,
+    BadInput,
+    BadVolume,
+    Cancelled,
+    CaseDiffers,
+    NotFound,
+    OutputUnwritable,
+    TumourNotFound,
+)
 from digipath.explanations import METHODS
-from digipath.grading import volume_files
+from digipath.grading import volume_files, volume_reporting
+from digipath.report.volume_figures import FRAME, OUTLINE
 from digipath.result import GradedVolume, open_segmentation
 from digipath.volume import open_volumes
 from digipath.volume_rois import VolumeRule, region_of
@@ -103,7 +114,8 @@ def test_the_folder_holds_everything_and_is_read_back(patient, cards, asked, tmp
     assert isinstance(volume, GradedVolume)
     assert volume.summary["grade"] == "grade 4"
     assert volume.summary["notice"].startswith("For research use only")
-    assert {str(file.relative_to(tmp_path / "case")) for each in volume.explanations.values() for file in each.values()}
+    told = {str(file.relative_to(tmp_path / "case")) for each in volume.explanations.values() for file in each.values()}
+    assert told == maps
     assert all(file.is_file() for each in volume.explanations.values() for file in each.values())
     assert volume.run["volume"]["name"] == "patient-7"
     assert volume.run["volume"]["shape_vox"] == [20, 22, 18]
@@ -227,8 +239,14 @@ def test_a_slice_can_be_chosen(patient, cards, asked, tmp_path):
     assert "tumour on one slice 9" in (tmp_path / "case" / "report.html").read_text("utf-8")
     heat = result.volumes[0].explanations["slice-v1"]["grad-cam"]
     assert np.flatnonzero(nibabel.load(heat).get_fdata().any(axis=(0, 1))).tolist() == [9]
-    with pytest.raises(BadVolume, match="slice that the tumour reaches, of 0 to 17, got 2"):
-        graded(patient, cards / "slice-v1.json", tmp_path / "other", tumour=patient["tumour"], slice_vox=2)
+
+
+@pytest.mark.parametrize("slice_vox", [2, 18, -1])
+def test_a_slice_that_is_not_there_leaves_nothing(patient, cards, asked, tmp_path, slice_vox):
+    for name in ("slice-v1", "three-v1"):
+        with pytest.raises(BadVolume, match=f"slice that the tumour reaches, of 0 to 17, got {slice_vox};"):
+            graded(patient, cards / f"{name}.json", tmp_path / "x", tumour=patient["tumour"], slice_vox=slice_vox)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_explanations_where_none_are_wanted(patient, cards, asked, tmp_path):
@@ -301,46 +319,192 @@ def test_members_must_be_those_of_the_card(cards, patient, tmp_path):
         graded(patient, tmp_path / "stray-v1.json", tmp_path / "case")
 
 
+FOUND = np.s_[7:12, 8:12, 6:9]  # (X, Y, Z), where `finder` finds the tumour
+
+
 @pytest.fixture
-def finder(cards, monkeypatch):
-    """The card of a network that finds the tumour; returns it and what it will do."""
+def finder(tmp_path, monkeypatch):
+    """Cards of a network that finds the tumour and of those that want it; returns what it will do."""
     does = {"find": True}
 
     def find(volume, card, **_):
         if not does["find"]:
-            raise BadVolume("expected a tumour, found no voxel above 0.5")
+            raise TumourNotFound("expected a tumour, found no voxel above 0.5")
         mask = np.zeros(volume.shape_vox, bool)
-        mask[7:12, 8:12, 6:9] = True
+        mask[FOUND] = True
         return mask
 
     monkeypatch.setattr(volume_files, "find_tumour", find)
-    return str(write_card(cards, "finder-v1")), does
-
-
-def test_a_tumour_that_was_found_is_said_to_be(patient, cards, asked, finder, tmp_path):
-    path, does = finder
+    write_card(tmp_path, "finder-v1", order=["t1c"])
     write_card(tmp_path, "brain-v1")
-    write_card(tmp_path, "tumour-v1", order=["t1c"], roi="tumour", segmenter=path)
-    both = write_ensemble(tmp_path, "both-v1", ["brain-v1", "tumour-v1"])
+    write_card(tmp_path, "tumour-v1", order=["t1c"], roi="tumour", margin_vox=0, segmenter="finder-v1")
+    write_card(tmp_path, "slice-v1", order=["t1c"], roi="slice", segmenter="finder-v1")
+    write_ensemble(tmp_path, "both-v1", ["brain-v1", "tumour-v1"])
+    write_ensemble(tmp_path, "sliced-v1", ["brain-v1", "slice-v1"])
+    return does
+
+
+def test_a_tumour_that_was_found_is_said_to_be(patient, asked, finder, tmp_path):
+    both = tmp_path / "both-v1.json"
     result = graded(patient, both, tmp_path / "case")
     assert (result.verdict["missing"], list(result.verdict["members"])) == ({}, ["brain-v1", "tumour-v1"])
-    assert f"The tumour was found by {path}, not outlined by a person." in result.volumes[0].summary["notes"]
-    does["find"] = False
+    assert [one["tumour_found_by"] for one in result.verdict["members"].values()] == [None, "finder-v1"]
+    notes = result.volumes[0].summary["notes"]
+    assert "The tumour was found by finder-v1, not outlined by a person; look at it in tumour.nii.gz." in notes
+    finder["find"] = False
     verdict = graded(patient, both, tmp_path / "none").verdict
     assert verdict["missing"] == {"tumour-v1": "expected a tumour, found no voxel above 0.5"}
     assert list(verdict["probabilities"].values()) == pytest.approx(SAYS["brain-v1"])
-    with pytest.raises(BadVolume, match=r"found no voxel above 0\.5"):
-        graded(patient, tmp_path / "tumour-v1.json", tmp_path / "alone")
+    assert not (tmp_path / "none" / "tumour.nii.gz").exists()
 
 
-def test_other_weights_of_the_finder_are_another_case(patient, cards, asked, finder, tmp_path):
-    path, _ = finder
-    card = write_card(tmp_path, "tumour-v1", order=["t1c"], roi="tumour", segmenter=path)
+def test_a_tumour_that_is_not_found_is_in_nobodys_way(patient, asked, finder, tmp_path):
+    finder["find"] = False
+    with pytest.raises(TumourNotFound, match=r"found no voxel above 0\.5"):
+        graded(patient, tmp_path / "tumour-v1.json", tmp_path / "case")
+    assert {path.name for path in (tmp_path / "case").iterdir()} == {".lock", "state.json"}
+    result = graded(patient, tmp_path / "tumour-v1.json", tmp_path / "case", tumour=patient["tumour"])
+    assert result.verdict["members"]["tumour-v1"]["tumour_found_by"] is None
+
+
+def test_what_was_found_is_written_and_may_be_given(patient, asked, finder, tmp_path):
+    """As a mask on the volume's grid: given as an outline, in a new folder or in place of the old one, it is the same.
+
+    An outline that lies in the folder is not removed with what the folder held before.
+    """
+    first = graded(patient, tmp_path / "tumour-v1.json", tmp_path / "case").verdict["members"]["tumour-v1"]
+    assert first["box_vox"] == [[7, 8, 6], [12, 12, 9]]
+    written = tmp_path / "case" / "tumour.nii.gz"
+    volume = open_volumes(given(patient), tumour=written)
+    assert (volume.tumour[FOUND].all(), volume.tumour.sum()) == (True, 5 * 4 * 3)
+    for out, options in (("other", {}), ("case", {"resume": False})):
+        again = graded(patient, tmp_path / "tumour-v1.json", tmp_path / out, tumour=written, **options)
+        assert again.verdict["members"]["tumour-v1"] == first | {"tumour_found_by": None}
+        assert written.is_file()
+    assert not (tmp_path / "other" / "tumour.nii.gz").exists()
+
+
+def test_starting_afresh_removes_a_tumour_that_was_found(patient, asked, finder, tmp_path):
+    graded(patient, tmp_path / "tumour-v1.json", tmp_path / "case")
+    options = {"tumour": patient["tumour"], "resume": False}
+    graded(patient, tmp_path / "tumour-v1.json", tmp_path / "case", **options)
+    assert not (tmp_path / "case" / "tumour.nii.gz").exists()
+
+
+def test_a_mask_of_the_user_is_not_written_over(asked, finder, tmp_path):
+    patient = write_patient(tmp_path / "patient")
+    before = Path(patient["tumour"]).read_bytes()
+    with pytest.raises(OutputUnwritable, match=r"holds tumour\.nii\.gz, which is of no case"):
+        graded(patient, tmp_path / "tumour-v1.json", tmp_path / "patient")
+    assert Path(patient["tumour"]).read_bytes() == before
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What is drawn, as (modality, scene), in order."""
+    scenes, draw = [], volume_reporting.three_planes
+    monkeypatch.setattr(
+        volume_reporting, "three_planes", lambda volume, name, scene: scenes.append((name, scene)) or draw(
+            volume, name, scene
+        )
+    )  # fmt: skip
+    return scenes
+
+
+@pytest.mark.parametrize(
+    ("weights", "box", "at_vox"),
+    [
+        ("tumour-v1", ((7, 8, 6), (12, 12, 9)), (9, 9, 7)),
+        ("both-v1", ((2, 2, 1), (18, 20, 17)), (9, 9, 7)),
+        ("slice-v1", ((-1, 0, 8), (21, 22, 9)), (9, 9, 8)),
+    ],
+)
+def test_a_tumour_that_was_found_is_drawn(patient, asked, finder, drawn, tmp_path, weights, box, at_vox):
+    """Every modality goes through it, with its outline and the region of the first network; on its slice for slices."""
+    options = {"slice_vox": 8} if weights == "slice-v1" else {}
+    graded(patient, tmp_path / f"{weights}.json", tmp_path / "case", **options)
+    modalities = [(name, scene) for name, scene in drawn if scene.heat is None]
+    assert [name for name, _ in modalities] == ["t1c", "flair", "t1", "t2"]
+    for _, scene in modalities:
+        assert (scene.box.start_vox, scene.box.stop_vox, scene.at_vox) == (*box, at_vox)
+        np.testing.assert_array_equal(np.argwhere(scene.tumour).min(axis=0), (7, 8, 6))
+        assert scene.tumour.sum() == 5 * 4 * 3
+    seeking = [scene for _, scene in drawn if scene.heat is not None][-len(METHODS) :]
+    assert {scene.at_vox for scene in seeking} == {at_vox}
+    page = (tmp_path / "case" / "report.html").read_text("utf-8")
+    first = "brain-v1" if weights == "both-v1" else weights
+    told = f"Yellow: the region that {first} looks at. Red: the tumour, as finder-v1 found it."
+    assert f"T1 with contrast agent. {told}" in page
+    with Image.open(tmp_path / "case" / "planes.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    top = pixels[: len(pixels) // 3]
+    assert (top == OUTLINE).all(axis=-1).sum() > 100
+    assert (top == FRAME).all(axis=-1).sum() > 100
+
+
+def test_an_outline_that_was_given_is_told_as_such(patient, cards, asked, tmp_path):
+    graded(patient, cards / "tumour-v1.json", tmp_path / "case", tumour=patient["tumour"])
+    assert "Red: the tumour, as it was outlined." in (tmp_path / "case" / "report.html").read_text("utf-8")
+    graded(patient, cards / "brain-v1.json", tmp_path / "none")
+    assert "Red: " not in (tmp_path / "none" / "report.html").read_text("utf-8")
+
+
+def test_tumours_of_several_finders_are_all_kept(patient, asked, finder, tmp_path):
+    write_card(tmp_path, "other-finder-v1", order=["t1c"])
+    write_card(tmp_path, "slice-v1", order=["t1c"], roi="slice", segmenter="other-finder-v1")
+    card = write_ensemble(tmp_path, "two-v1", ["tumour-v1", "slice-v1"])
+    result = graded(patient, card, tmp_path / "case", explanations=False)
+    assert {"tumour.nii.gz", "explanations/other-finder-v1.nii.gz"} <= parts(tmp_path / "case")
+    found = [note for note in result.volumes[0].summary["notes"] if note.startswith("The tumour was found by")]
+    assert [note.rpartition(" ")[2] for note in found] == ["tumour.nii.gz.", "explanations/other-finder-v1.nii.gz."]
+
+
+def test_a_slice_that_what_was_found_does_not_reach_is_refused(patient, asked, finder, tmp_path):
+    """It is the user's choice that is wrong, not the finder: the network does not just fall silent."""
+    with pytest.raises(BadVolume, match="got 3; choose another slice"):
+        graded(patient, tmp_path / "sliced-v1.json", tmp_path / "case", slice_vox=3)
+    with pytest.raises(BadVolume, match="of 0 to 17, got 99; choose another slice"):
+        graded(patient, tmp_path / "sliced-v1.json", tmp_path / "none", slice_vox=99)
+    assert not (tmp_path / "none").exists()
+    result = graded(patient, tmp_path / "sliced-v1.json", tmp_path / "case", slice_vox=7)
+    assert result.verdict["members"]["slice-v1"]["slice_vox"] == 7
+
+
+def test_who_found_the_tumour_is_in_record_and_report(patient, asked, finder, tmp_path):
+    result = graded(patient, tmp_path / "both-v1.json", tmp_path / "case")
+    weights = result.volumes[0].run["weights"]
+    assert weights["segmenters"] == {"finder-v1": sha256_of(tmp_path / "finder-v1.weights.h5")}
+    assert list(weights["sha256"]) == ["brain-v1", "tumour-v1"]
+    assert "Weights: finder-v1 knows nothing." in result.volumes[0].summary["notes"]
+    assert "<h3>finder-v1</h3>" in (tmp_path / "case" / "report.html").read_text("utf-8")
+    outlined = graded(patient, tmp_path / "both-v1.json", tmp_path / "outlined", tumour=patient["tumour"])
+    assert outlined.volumes[0].run["weights"]["segmenters"] == {}
+    assert "Weights: finder-v1 knows nothing." not in outlined.volumes[0].summary["notes"]
+
+
+def test_other_weights_of_the_finder_are_another_case(patient, asked, finder, tmp_path):
+    card, finder_card = tmp_path / "tumour-v1.json", tmp_path / "finder-v1.json"
     graded(patient, card, tmp_path / "case")
-    finder_card = Path(path)
     weights = finder_card.with_suffix(".weights.h5")
     weights.write_bytes(b"trained anew")
     stated = {"sha256": sha256_of(weights), "bytes": 12}
     finder_card.write_text(json.dumps(json.loads(finder_card.read_text("utf-8")) | stated))
     with pytest.raises(CaseDiffers, match="another weights"):
         graded(patient, card, tmp_path / "case")
+
+
+def test_starting_afresh_leaves_nothing_of_another_kind(patient, asked, cards, tmp_path):
+    """Neither of MRI where a slide is graded next, nor the other way round."""
+    slide = tmp_path / "slide.png"
+    Image.new("RGB", (600, 600), (180, 80, 120)).save(slide)
+    write_tile_card(tmp_path / "cards", "tiles-v1")
+    of_slide = {"weights": str(tmp_path / "cards" / "tiles-v1.json"), "mpp": 0.5, "gallery": 0, "tissue": "all"}
+    digipath.grade(slide, out=tmp_path / "slide", **of_slide)
+    graded(patient, cards / "brain-v1.json", tmp_path / "mri")
+    digipath.grade(slide, out=tmp_path / "mri", resume=False, **of_slide)
+    graded(patient, cards / "brain-v1.json", tmp_path / "slide", resume=False)
+    assert "grade_map.png" in parts(tmp_path / "mri")
+    graded(patient, cards / "brain-v1.json", tmp_path / "only-mri")
+    digipath.grade(slide, out=tmp_path / "only-slide", **of_slide)
+    assert parts(tmp_path / "mri") == parts(tmp_path / "only-slide")
+    assert parts(tmp_path / "slide") == parts(tmp_path / "only-mri")

@@ -76,10 +76,13 @@ def test_values_at_and_below_zero_take_no_part_in_the_fit_and_are_divided(shaded
     assert not found[20, 18, 10:20].any()
 
 
-def test_small_and_flat_volumes_are_corrected():
-    assert np.isfinite(bias_field_corrected(made_volume()).voxels).all()
-    flat = made_volume(("t1",), shape_vox=(24, 20, 5), spacing_mm=(1, 1, 8))
-    assert np.isfinite(bias_field_corrected(flat).voxels).all()
+@pytest.mark.parametrize("shape", [(24, 20, 16), (24, 20, 5)], ids=["small", "flat"])
+def test_small_and_flat_volumes_are_corrected(shape):
+    """What has hardly a field keeps its values to a few per cent."""
+    volume = made_volume(("t1",), shape_vox=shape, spacing_mm=(1, 1, 8 if shape[2] == 5 else 1))
+    found = bias_field_corrected(volume).voxels[volume.brain]
+    ratio = found / volume.voxels[volume.brain]
+    assert ratio / np.median(ratio) == pytest.approx(np.ones_like(ratio), abs=0.1)
 
 
 def test_what_has_no_bias_field_is_refused(shaded):
@@ -105,6 +108,17 @@ def test_inside_the_brain_by_hand():
     np.testing.assert_allclose(found.voxels[0, ..., 0], np.array([[-2, -1], [0, 3]]) / 3.5**0.5, rtol=1e-6)
     assert not found.voxels[1].any()
     assert found.notes == ("intensities standardised inside the brain",)
+
+
+def test_dark_voxels_inside_are_intensities():
+    """0 with other values all around, as fluid in FLAIR: it counts, and lies below the others."""
+    volume = made_volume(("flair",))
+    voxels = volume.voxels.copy()
+    voxels[11:13, 9:11, 7:9] = 0
+    found = standardised(replace(volume, voxels=voxels)).voxels[..., 0]
+    assert (found[11:13, 9:11, 7:9] < -3).all()
+    inside = found[volume.brain].astype(np.float64)
+    assert (inside.mean(), inside.std()) == (pytest.approx(0, abs=1e-6), pytest.approx(1, abs=1e-6))
 
 
 def test_over_the_image_by_hand_the_background_becomes_negative():
@@ -143,6 +157,8 @@ def test_nothing_to_standardise_is_refused():
     voxels[volume.brain, 1] = 0.1
     with pytest.raises(BadVolume, match=r"expected different intensities in the brain, t2 is 0\.1 everywhere"):
         standardised(replace(volume, voxels=voxels))
+    with pytest.raises(BadVolume, match=r"expected different intensities in the brain, t2 is 0 everywhere"):
+        standardised(replace(volume, voxels=volume.voxels * (1, 0)))
     with pytest.raises(BadInput, match="standardise inside brain or image, got 'head'"):
         standardised(volume, "head")
     assert np.isfinite(standardised(replace(volume, voxels=voxels), "image").voxels).all()  # 0 outside: two values

@@ -105,6 +105,9 @@ def test_files_that_cannot_be(folder):
     refused(folder, changed(0, t1="none.nii.gz"), "line 2, column t1: expected a NIfTI file, there is none", BadVolume)
     (folder / "text.nii").write_text("no volume")
     refused(folder, changed(1, flair="text.nii"), "line 3, column flair: expected a NIfTI file", BadVolume)
+    whole = (folder / "c1" / "flair.nii.gz").read_bytes()
+    (folder / "damaged.nii.gz").write_bytes(whole[:10] + b"\xff" * len(whole[10:]))  # gzip's header is intact
+    refused(folder, changed(1, flair="damaged.nii.gz"), "line 3, column flair: expected a NIfTI file, Err", BadVolume)
     write_nifti(folder / "4d.nii.gz", np.ones((4, 4, 4, 2), np.float32))
     refused(folder, changed(1, t2="4d.nii.gz"), "received 4 × 4 × 4 × 2", BadVolume)
     (folder / "series").mkdir()

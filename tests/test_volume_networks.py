@@ -117,7 +117,7 @@ def test_a_map_of_nothing_is_written_and_shown(patient, tmp_path, monkeypatch):
     result = digipath.grade(volumes=volumes, weights=str(card), out=tmp_path / "case")
     assert not nibabel.load(result.volumes[0].explanations["one-v1"]["grad-cam"]).get_fdata().any()
     page = (tmp_path / "case" / "report.html").read_text("utf-8")
-    assert "Guided backpropagation, over T1 with contrast agent." in page
+    assert "Guided backpropagation of one-v1 for grade 2, over T1 with contrast agent." in page
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1 / 127.5, -1.0), ([1, 2, 4], [0, 1, 0])])

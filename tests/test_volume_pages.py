@@ -21,6 +21,7 @@ from digipath.report import (
     fusion_page,
     stacked,
     three_planes,
+    titled,
     volume_page,
 )
 from digipath.report.volume_figures import ENDS, FRAME, OUTLINE, plane
@@ -188,6 +189,16 @@ def test_heat_hides_nothing_where_it_is_zero():
         for heat in (None, np.zeros(SHAPE, np.float32))
     )
     np.testing.assert_array_equal(plain, warm)
+
+
+def test_a_title_has_as_many_lines_as_it_needs_and_hides_nothing():
+    picture = Image.new("RGB", (100, 30), (255, 0, 0))
+    for text, lines in (("short", 1), ("words that do not fit beside each other", 3), ("a" * 60, 1)):
+        page = titled(picture, text)
+        assert page.size == (100, 30 + 20 * lines)
+        np.testing.assert_array_equal(np.asarray(page)[-30:], np.asarray(picture))
+        rows = (np.asarray(page)[:-30, :, 1] > 150).any(axis=1).reshape(lines, 20)  # where letters are
+        assert rows.any(axis=1).all()
 
 
 def test_pictures_are_stacked():

@@ -7,7 +7,7 @@ import gzip
 import nibabel
 import numpy as np
 import pytest
-from made_up_volumes import SHAPE_VOX, affine, head, write_case, write_image
+from made_up_volumes import SHAPE_VOX, SMALL, affine, head, write_case, write_image
 from scipy.spatial.transform import Rotation
 
 from digipath.errors import BadInput, BadVolume, NotFound, OutputUnwritable
@@ -24,6 +24,14 @@ from digipath.volume import open_volumes, recognised_modality, volume_files, wri
         ("post-op_t1.nii", "t1"),
         ("BraTS19_TCIA01_t1ce.nii.gz", "t1c"), ("BraTS-GLI-00000-000-t1c.nii.gz", "t1c"), ("T1Gd.NII.GZ", "t1c"),
         ("T1post.nii", "t1c"), ("AX_T1_POST_GD", "t1c"), ("t1+c.nii", "t1c"), ("sub-01_ce-gadolinium_T1w.nii", "t1c"),
+        ("T1 TSE +C", "t1c"), ("T1 C+", "t1c"), ("t1-c.nii", "t1c"), ("T1_post_3.nii", "t1c"), ("T1 post 3d", "t1c"),
+        ("AX T1 C-", "t1"), ("T1 -C", "t1"), ("T1_Gd-.nii", "t1"), ("patient_c_t1.nii", "t1"),
+        ("T1 without IV contrast", "t1"), ("T1 no iv contrast", "t1"), ("T1 minus contrast", "t1"),
+        ("t1_mprage_gad_minus.nii", "t1"), ("T1 contrast free", "t1"), ("T1_post_resection", "t1"),
+        ("T1 post biopsy", "t1"), ("T1 post-pre subtraction", None), ("t1_pre_post.nii", None),
+        ("T1 gd pre-op", "t1c"), ("T1 post 6 months", None), ("T1 gd without fatsat", None),
+        ("T1 w/o and w contrast", None),
+        ("ADC T2", None), ("t1_roi.nii", None), ("t1_tumor.nii", None), ("t2_lesion.nii", None),
         ("t2.nii.gz", "t2"), ("BraTS-GLI-00000-000-t2w.nii.gz", "t2"), ("t2_post.nii.gz", "t2"),
         ("flair.nii.gz", "flair"), ("x_T2_FLAIR.nii.gz", "flair"), ("t2f.nii", "flair"), ("T2-Flair post", "flair"),
         ("seg.nii.gz", None), ("t1_seg.nii.gz", None), ("t2_star.nii", None), ("t1_to_t2.nii", None),
@@ -50,7 +58,7 @@ def test_files_come_in_one_order_whatever_the_order_given(tmp_path):
         ({"t1": "t1.nii", "pd": "t2.nii"}, "got pd"),
         ({"t1": "t1.nii", "t1c": "t1.nii"}, "for both t1 and t1c"),
         (["TCGA-01_t1.nii", "TCGA-02_t2.nii"], "different patients by name: t1 TCGA-01_t1.nii and t2 TCGA-02_t2.nii"),
-        ({"t2": "TCGA-02_t2.nii", "t1": "TCGA-01_t1.nii"}, "different patients by name"),
+        (["TCGA-01_t1.nii", "TCGA-02_t2.nii"], "name each by option .* if they are of one"),
         (["smith_t1.nii", "smith_flair.nii", "jones_t2.nii"], "different patients by name"),
         (["TCGA-01_t1.nii", "TCGA_t1c.nii", "TCGA-02_t2.nii"], "different patients by name"),
         (["sub-01_T1w.nii", "sub-02_T2w.nii"], "different patients by name"),
@@ -69,13 +77,38 @@ def test_names_that_are_no_set_of_modalities_are_refused(tmp_path, monkeypatch, 
     [
         ["sub-01_acq-3d_T1w.nii", "sub-01_acq-tse_T2w.nii", "sub-01_ce-gadolinium_T1w.nii"],
         ["Ax_T1.nii", "Sag_FLAIR.nii"], ["TCGA-01_pre_t1.nii", "TCGA-01_t2.nii"], ["t1.nii", "TCGA-01_t2.nii"],
-        ["5_t1.nii", "7_t2.nii"],
+        ["5_t1.nii", "7_t2.nii"], ["mprage_t1.nii", "tse_t2.nii"], ["coreg_t1.nii", "native_t1c.nii"],
     ],
 )  # fmt: skip
 def test_words_of_the_acquisition_name_no_other_patient(tmp_path, names):
     for name in names:
         (tmp_path / name).touch()
     assert len(volume_files([tmp_path / name for name in names])) == len(names)
+
+
+def test_named_by_option_other_patients_by_name_are_told(tmp_path):
+    """Series numbers or patients: who names the files knows better, and the reader of the result is asked."""
+    files = write_case(tmp_path, ("t1", "t2"))
+    named = {name: path.rename(tmp_path / f"00{i}_{path.name}") for i, (name, path) in enumerate(files.items(), 3)}
+    told = "names begin differently, t1 003_t1.nii.gz and t2 004_t2.nii.gz: are they of one patient?"
+    assert told in open_volumes(named).notes
+    with pytest.raises(BadVolume, match="different patients by name: t1 003_t1"):
+        open_volumes(list(named.values()))
+
+
+def test_files_of_different_folders_are_told_unless_names_or_folders_say_why(tmp_path):
+    def notes(*places):
+        files = {}
+        for place in places:
+            (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+            name = (tmp_path / place).name.removesuffix(".nii").split("_")[-1]
+            files[name] = write_image(tmp_path / place, head(name))
+        return [note for note in open_volumes(files).notes if "folders" in note]
+
+    assert notes("p1/t1.nii", "p2/t2.nii") == ["files lie in different folders, p1, p2: are they of one patient?"]
+    assert notes("p1/t1/t1.nii", "p1/FLAIR/flair.nii") == []
+    assert notes("p1/t1.nii", "p1/t2.nii") == []
+    assert notes("a/TCGA-01_t1.nii", "b/TCGA-01_t2.nii") == []
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -128,7 +161,7 @@ def test_two_orders_of_one_image_are_one_volume(tmp_path):
     files["t2"] = write_image(tmp_path / "t2.nii", head("t2")[::-1, ::-1], lps)
     volume = open_volumes(files)
     np.testing.assert_array_equal(volume.voxels[..., 1], head("t2"))
-    assert volume.notes == ("brain mask from voxels that are not 0, 2 ml",)
+    assert volume.notes == (f"brain mask from voxels that are not 0, 2 ml{SMALL}",)
 
 
 def test_other_units_and_slopes_of_the_header(tmp_path):
@@ -171,6 +204,19 @@ def test_the_same_values_give_the_same_bytes_with_both_forms(tmp_path):
         np.testing.assert_allclose(form, affine((1, 2, 3), (4, 5, 6)), atol=1e-6)
     np.testing.assert_array_equal(np.asarray(image.dataobj), values.astype(np.uint8))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nii.gz", "b.nii.gz"]
+
+
+def test_sheared_axes_are_read_and_come_back_where_they_were(tmp_path):
+    """A qform has no shear: it is left out, so that readers that prefer it look at the sform."""
+    sheared = affine((1, 1, 2), (-9, 4, 3))
+    sheared[0, 2] = 0.6
+    volume = open_volumes(write_image(tmp_path / "t1c.nii", head(), sheared, codes=(1, 0)))
+    np.testing.assert_allclose(volume.affine_mm, sheared, atol=1e-6)
+    write_nifti(tmp_path / "out.nii.gz", volume.voxels[..., 0], volume.affine_mm)
+    image = nibabel.load(tmp_path / "out.nii.gz")
+    assert image.get_qform(coded=True)[1] == 0
+    np.testing.assert_allclose(image.get_sform(coded=True)[0], sheared, atol=1e-6)
+    np.testing.assert_allclose(open_volumes({"t1c": tmp_path / "out.nii.gz"}).affine_mm, sheared, atol=1e-6)
 
 
 def test_what_cannot_be_written_is_refused(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from digipath.errors import BadCard, BadInput, BadVolume
 from digipath.roi import slice_picture
-from digipath.volume_rois import VolumeRule, on_grid, region_of, with_intensities
+from digipath.volume_rois import VolumeRule, background, on_grid, region_of, with_intensities
 from digipath.volume_values import MODALITIES, Box, Volume
 
 SHAPE = (40, 36, 30)
@@ -80,6 +80,8 @@ def test_cards_that_state_no_rule():
         VolumeRule.of_card({"modality": "volume", "order": ["t1"], "size": [64, 64, 64]})
     with pytest.raises(BadCard, match="wrong input: expected a size of two sides"):
         VolumeRule.of_card({"modality": "volume", "order": ["t1"], "size": [64, 64, 64], "roi": "slice"})
+    with pytest.raises(BadCard, match=r"expected no spacing_mm beside a roi, .* got 1\.5"):
+        VolumeRule.of_card({"order": ["t1"], "size": [64, 64, 64], "roi": "brain", "spacing_mm": 1.5})
 
 
 def test_channels_come_in_the_order_of_the_rule(volume):
@@ -143,6 +145,25 @@ def test_intensities_of_the_whole_image_leave_the_background_below_zero(volume):
     assert np.abs(pixels - brain).max() > 0.2
     image = with_intensities(volume, BRAIN.order, bias_field=False, standardise="image").voxels
     assert (image[~volume.brain] < -0.5).all()
+
+
+@pytest.mark.parametrize("standardise", ["brain", "image"])
+def test_beyond_the_volume_a_region_goes_on_as_outside_of_the_brain(volume, standardise):
+    """24 voxels along x, of which the last lies beyond the volume and four before it outside of the brain."""
+    rule = replace(TUMOUR, size=(24, 24, 24), margin_vox=6, standardise=standardise, order=("t1", "flair"))
+    region = region_of(volume, rule)
+    beyond = region.pixels[region.box.start_vox[0] + np.arange(24) >= SHAPE[0]]
+    prepared = with_intensities(volume, rule.order, bias_field=False, standardise=standardise)
+    assert region.box.size_vox == (24, 24, 24)
+    assert len(beyond)
+    np.testing.assert_allclose(beyond, np.broadcast_to(prepared.voxels[0, 0, 0], beyond.shape), atol=1e-6)
+    assert (beyond == 0).all() == (standardise == "brain")
+
+
+def test_a_volume_that_is_all_brain_has_a_background_of_zeros(volume):
+    assert background(replace(volume, brain=np.ones(SHAPE, bool))).tolist() == [0, 0, 0, 0]
+    outside = volume.voxels[~volume.brain]
+    assert (outside == background(volume)).all()
 
 
 def test_the_picture_is_that_of_the_largest_slice_or_of_the_one_asked_for(volume):

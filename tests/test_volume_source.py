@@ -16,7 +16,7 @@ from digipath.training.volume_config import FixedImages, VolumeArm, VolumeNetwor
 from digipath.training.volume_manifest import VolumeCase, read_volume_manifest
 from digipath.training.volume_regions import Regions, prepared
 from digipath.training.volume_source import VolumeSource
-from digipath.volume_augment import PEREIRA, changed
+from digipath.volume_augment import PEREIRA, VolumeAugmentation, changed
 from digipath.volume_rois import VolumeRule, region_of
 
 RULE = VolumeRule(("t1", "t1c"), "brain", (8, 8, 8), bias_field=False)
@@ -78,6 +78,19 @@ def test_a_sample_depends_on_seed_and_index_alone(tmp_path):
     assert (first != kept).any()
     other = VolumeSource(cases, regions, ARM, classes=CLASSES, seed=4)
     assert [other.names([i]) for i in range(10)] != [source.names([i]) for i in range(10)]
+
+
+def test_regions_of_the_whole_image_are_moved_over_their_background(tmp_path):
+    """Zoomed out, the border shows what was beyond: −0.4, the least value, and not 0, which would be an edge."""
+    rule = replace(RULE, standardise="image")
+    region = np.full((8, 8, 8, 2), -0.4, np.float32)
+    region[2:6, 2:6, 2:6] = 1.5
+    np.save(tmp_path / "0.npy", region)
+    arm = replace(ARM, rule=rule, augmentation=VolumeAugmentation(zoom=(0.5, 0.5)))
+    source = VolumeSource([case(0)], Regions({("c0", rule): tmp_path / "0.npy"}), arm, classes=CLASSES)
+    pixels, _ = source.sample(0)
+    np.testing.assert_allclose(pixels[0], -0.4, atol=1e-6)
+    assert pixels.max() == pytest.approx(1.5)
 
 
 def test_validation_shows_regions_as_they_are_in_their_order(tmp_path):

@@ -120,6 +120,8 @@ def test_cards_say_what_they_see_and_answer_as_they_were_scored(trained, data):
         model, kept = volume_networks.network(grader, graders), Answers.load(trained.folder / "scores" / f"{run}.npz")
         assert kept.truth.tolist() == [int(name[1:]) % 3 for name in kept.slides]
         assert len(kept.truth) == 3
+        assert kept.cases.tolist() == kept.slides.tolist()
+        assert kept.patients.tolist() == [f"p{name[1:]}" for name in kept.slides]
         for name, expected in zip(kept.slides, kept.probabilities, strict=True):
             files = {modality: data / name / f"{modality}.nii.gz" for modality in grader.rule.order}
             region = region_of(open_volumes(files, tumour=data / name / "tumour.nii.gz"), grader.rule)

@@ -39,7 +39,8 @@ def _add_evaluate(verbs: Any) -> None:  # noqa: ANN401
         "  digipath evaluate --manifest cases.csv --calibrate --out calibrated   cards with temperatures, too\n"
         "  digipath evaluate --manifest graded.csv --weights GRADER --fold test    per tile, slide and case\n"
         "  digipath evaluate tiles/ --mpp 0.5 --weights GRADER    folders of tile images, called like the classes\n"
-        "  digipath evaluate --manifest mri.csv --weights GRADER    MRI, per case\n",
+        "  digipath evaluate --manifest mri.csv --weights GRADER    MRI, per case\n"
+        "  digipath evaluate --manifest patients.csv --weights FUSION    slides and MRI, per case\n",
     )
     verb.add_argument("images", nargs="?", help="folder of JPEG, PNG or TIFF images, or of one folder per class")
     verb.add_argument("masks", nargs="?", help="folder of masks of the same names; positive: > 0, in a JPEG > 127")
@@ -72,8 +73,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from digipath.grading_evaluation import is_grader
     from digipath.weights import load_card
 
-    if arguments.weights and load_card(arguments.weights).output == "volume":
-        return _evaluate_volumes(arguments)
+    card = load_card(arguments.weights) if arguments.weights else None
+    if card is not None and (card.output == "volume" or card.record["kind"] == "fusion"):
+        return _evaluate_patients(arguments, fused=card.output != "volume")
     if arguments.weights and is_grader(arguments.weights):
         return _evaluate_grader(arguments)
     of_graders = {"groups": None, "bag": None, "no_bag_augmentation": False, "least_label": None}
@@ -125,16 +127,17 @@ def _evaluate_grader(arguments: argparse.Namespace) -> int:
     return INCOMPLETE if found["unreadable"] else 0
 
 
-def _evaluate_volumes(arguments: argparse.Namespace) -> int:
+def _evaluate_patients(arguments: argparse.Namespace, *, fused: bool) -> int:
+    from digipath.fusion_evaluation import evaluate_fusion
     from digipath.volume_evaluation import evaluate_volumes
 
     usual: dict[str, Any] = {
         **OF_SEGMENTATIONS, "images": None, "mpp": None, "views": 1, "least_label": None, "groups": None, "bag": None,
         "no_bag_augmentation": False, "runtime": "auto", "precision": "auto",
     }  # fmt: skip
-    _refuse_idle(arguments, usual, f"{arguments.weights} grades MRI")
+    _refuse_idle(arguments, usual, f"{arguments.weights} grades {'slides and MRI' if fused else 'MRI'}")
     with progress(arguments.json) as show:
-        found = evaluate_volumes(
+        found = (evaluate_fusion if fused else evaluate_volumes)(
             arguments.weights,
             manifest=arguments.manifest,
             fold=arguments.fold,
@@ -143,7 +146,7 @@ def _evaluate_volumes(arguments: argparse.Namespace) -> int:
             progress=show,
         )
     _show_grades(found, arguments)
-    return 0
+    return INCOMPLETE if found["unreadable"] else 0
 
 
 def _show_grades(found: dict[str, Any], arguments: argparse.Namespace) -> None:
@@ -162,6 +165,8 @@ def _refuse_idle(arguments: argparse.Namespace, usual: Mapping[str, Any], why: s
 
 
 def _tell_grades(found: dict[str, Any]) -> None:
+    from digipath.grading_evaluation import lost_told
+
     print(found["data"])
     for question, levels in found["scores"].items():
         for level, record in levels.items():
@@ -172,8 +177,10 @@ def _tell_grades(found: dict[str, Any]) -> None:
                 print(f"  {name:26} {'undefined' if value is None else f'{value:.4g}'}{between}")
     if found["left_out"]:
         print(f"without any tile, not scored: {', '.join(found['left_out'])}")
-    for name, count in found["unreadable"].items():
-        print(f"WARNING: {count} tiles of {name} could not be read and are not scored")
+    for name, cases in found.get("missing", {}).items():
+        print(f"{name} did not vote in {len(cases)} of {found['cases']} cases")
+    for told in lost_told(found["unreadable"]):
+        print(f"WARNING: {told}")
     print(SEEN)
 
 

@@ -43,8 +43,9 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     )
     verb.add_argument("--target", metavar="CLASS", help="what to explain (default: the class that the network calls)")
     verb.add_argument(
-        "--out", metavar="FILE", help="of a tile .png (colours) or .npy; of MRI .nii.gz on its grid (default: by name)"
-    )
+        "--out", metavar="FILE",
+        help="of a tile .png (colours) or .npy; of MRI .nii.gz on its grid (default: by case, network, class, method)",
+    )  # fmt: skip
     verb.add_argument(
         "--check", action="store_true", help="compare with networks of random weights, which must see something else"
     )
@@ -58,13 +59,18 @@ def _explain(arguments: argparse.Namespace) -> int:
     volumes = volumes_of(arguments)
     if (arguments.image is None) == (volumes is None):
         raise BadInput("expected an image of a tile, or MRI by --t1, --t1c, --t2, --flair or --volume: one of the two")
+    idle = [name for name in ("brain", "tumour", "slice") if volumes is None and getattr(arguments, name) is not None]
+    if idle:
+        told = ", ".join(f"--{name}" for name in idle)
+        raise BadInput(f"expected MRI for {told}, got an image of a tile; leave {told} out: {arguments.image}")
     if arguments.out is not None:
         check_name(Path(arguments.out), volume=volumes is not None)
     question = Question(arguments.method, arguments.layer, arguments.target, arguments.check)
     with progress(arguments.json) as show:
         found, name = _explained(arguments, volumes, question, show)
+    parts = [name, found.card.name, found.card.classes[found.target].replace(" ", "-"), arguments.method]
     ending = ".png" if volumes is None else ".nii.gz"
-    out = Path(arguments.out or f"{name}.{arguments.method}{ending}")
+    out = Path(arguments.out or f"{'.'.join([*parts, *(arguments.layer or ())])}{ending}")
     found.write(out)
     return print_result(_record(found, out), arguments.json, lambda: _tell(found, out))
 
@@ -130,4 +136,4 @@ def _in_words(check: RandomisationCheck) -> str:
     verdict = "passed" if check.passed else "FAILED"
     count = len(check.correlations)
     networks = f"{count} {'network' if count == 1 else 'networks'} of random weights"
-    return f"check: {verdict}, rank correlation {check.correlation:.2f} (at most 0.3) with {networks}"
+    return f"check: {verdict}, mean absolute rank correlation {check.correlation:.2f} (at most 0.3) with {networks}"

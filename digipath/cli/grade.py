@@ -64,7 +64,7 @@ def _add_grade(verbs: Any) -> None:  # noqa: ANN401
     verb.add_argument("--slide", action="append", default=[], metavar="FILE", help="the same; may be repeated")
     add_volume_options(verb)
     verb.add_argument("--no-explanations", action="store_true", help="MRI: do not explain what the networks looked at")
-    verb.add_argument("--out", metavar="FOLDER", help="where results go (default: ./<slide or MRI's folder>.grade)")
+    verb.add_argument("--out", metavar="FOLDER", help="where results go (default: ./<slide's or MRI's name>.grade)")
     networks = verb.add_mutually_exclusive_group()
     networks.add_argument("--weights", metavar="NAME", help="see `digipath weights list`")
     networks.add_argument(
@@ -147,11 +147,19 @@ def _grade(arguments: argparse.Namespace) -> int:
 def _record(result: Grade) -> dict[str, Any]:
     found: dict[str, Any] = {"folder": str(result.folder)}
     found["slides"] = [{"folder": str(slide.folder), **slide.summary} for slide in result.slides]
-    if result.slides:
-        found["case"] = result.readout().to_record() | {"bags": result.bags}
+    of_slides = {name: one for name, one in result.members.items() if one.slides}
+    if len(of_slides) > 1:
+        found["members"] = {name: _read(one) for name, one in of_slides.items()}
+    elif result.slides:
+        found["case"] = _read(result)
     if result.volumes:
         found["volumes"] = [{"folder": str(volume.folder), **volume.summary} for volume in result.volumes]
     return found | ({} if result.verdict is None else {"verdict": result.verdict})
+
+
+def _read(result: Grade) -> dict[str, Any]:
+    """The readouts of all slides together."""
+    return result.readout().to_record() | {"bags": result.bags}
 
 
 def _tell(result: Grade) -> None:
@@ -166,7 +174,7 @@ def _tell(result: Grade) -> None:
             print(note)
     if len(result.slides) > 1:
         print("all slides together:")
-        _tell_readout(result.readout().to_record() | {"bags": result.bags})
+        _tell_readout(_read(result))
     page = "report.html" if len(result.slides) == 1 else "case.html"
     print(f"report: {result.folder / page}")
     print(NOTICE)
@@ -180,8 +188,7 @@ def _tell_verdict(result: Grade) -> None:
         print(f"  {name}: {member['grade']} ({_in_words(member['probabilities'])}), weight {member['weight']:g}")
     for name, why in verdict["missing"].items():
         print(f"  {name} did not vote: {why}")
-    summaries = [*(slide.summary for slide in result.slides), *(volume.summary for volume in result.volumes)]
-    for note in dict.fromkeys(note for summary in summaries for note in summary["notes"]):
+    for note in result.notes:
         print(note)
     for volume in result.volumes:
         for files in volume.explanations.values():

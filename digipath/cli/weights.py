@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from digipath.cli.common import add_verb, print_result, progress
 from digipath.errors import BadCard, BadInput, DigipathError, UnknownWeights, WeightsCorrupt
 
+T = TypeVar("T")
 LOG_WIDTH = 160  # of a table in a log, where no window limits it
 
 
@@ -78,7 +79,7 @@ def _add_fuse(actions: Any) -> None:  # noqa: ANN401
         "  digipath weights fuse both --member glioma-tiles-demo-v1 --member glioma-mri-demo-v1\n"
         "  digipath weights fuse both --member slides-v1 --member mri-v1 --weight mri-v1=0.5 --out cards\n"
         "  digipath weights fuse both --class LGG --class HGG --member lgg-hgg-mri --member grades \\\n"
-        "      --meaning 'grades: grade 2=LGG' 'grades: grade 3=LGG' 'grades: grade 4=HGG'\n"
+        "      --meaning 'grades: grade 2=LGG' --meaning 'grades: grade 3=LGG' --meaning 'grades: grade 4=HGG'\n"
         "  digipath weights fuse best --member a --member b --member c --drop 1 \\\n"
         "      --validation a=0.91 --validation b=0.84 --validation c=0.88\n",
     )
@@ -87,8 +88,8 @@ def _add_fuse(actions: Any) -> None:  # noqa: ANN401
     verb.add_argument("--weight", action="append", default=[], metavar="NAME=W", help="of a member (default: 1)")
     verb.add_argument("--class", action="append", dest="classes", metavar="NAME", help="in rising order of malignancy")
     verb.add_argument(
-        "--meaning", nargs="+", default=[], metavar="'NAME: CLASS=CLASS'",
-        help="what a class of a member with other classes means in the fusion",
+        "--meaning", action="append", default=[], metavar="'NAME: CLASS=CLASS'",
+        help="what a class of a member with other classes means in the fusion; repeat for each of its classes",
     )
     verb.add_argument("--validation", action="append", default=[], metavar="NAME=S", help="score of a member")
     verb.add_argument("--drop", type=int, default=0, metavar="N", help="leave the worst out by their validation scores")
@@ -102,7 +103,7 @@ def _fuse(arguments: argparse.Namespace) -> int:
     for text in arguments.meaning:
         member, _, said = text.partition(":")
         own, meant = _pair(said, "--meaning 'NAME: CLASS=CLASS'")
-        meanings.setdefault(member.strip(), {})[own] = meant
+        _add(meanings.setdefault(member.strip(), {}), own, meant, f"--meaning '{member.strip()}: {own}=…'")
     plan = FusionPlan(
         arguments.name, arguments.member, arguments.classes, _numbers(arguments.weight, "--weight"), meanings,
         _numbers(arguments.validation, "--validation"), arguments.drop,
@@ -112,14 +113,22 @@ def _fuse(arguments: argparse.Namespace) -> int:
 
 
 def _numbers(texts: Sequence[str], option: str) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for text in texts:
         name, number = _pair(text, f"{option} NAME=NUMBER")
         try:
-            found[name] = float(number)
+            value = float(number)
         except ValueError:
             raise BadInput(f"expected {option} NAME=NUMBER, got {text!r}") from None
+        _add(found, name, value, f"{option} {name}=…")
     return found
+
+
+def _add(found: dict[str, T], name: str, value: T, option: str) -> None:
+    """Raises BadInput: a value was given before."""
+    if name in found:
+        raise BadInput(f"expected {option} once, got {found[name]} and {value}")
+    found[name] = value
 
 
 def _pair(text: str, wanted: str) -> tuple[str, str]:

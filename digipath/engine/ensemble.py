@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,13 +71,13 @@ class Ensemble:
     def __post_init__(self) -> None:
         if self.members and len(self.members) != len(self.predictors):
             raise BadInput(f"expected a name for each of {len(self.predictors)} members, got {list(self.members)}")
-        if len(found := {_context(predictor) for predictor in self.predictors}) > 1:
+        if len(found := {context_of(predictor) for predictor in self.predictors}) > 1:
             raise BadInput(f"expected predictors of one context, they want {sorted(found)} px around a patch")
 
     @property
     def context(self) -> int:
         """Pixels that the predictors see around a patch, on every side."""
-        return max((_context(predictor) for predictor in self.predictors), default=0)
+        return max((context_of(predictor) for predictor in self.predictors), default=0)
 
     def channels(self, views: int) -> dict[str, int]:
         """Number of channels of each map that so many views give, by name."""
@@ -139,8 +140,10 @@ class Ensemble:
         return answer if len(self.classes) == answer.shape[-1] else answer[..., list(self.classes)]
 
 
-def _context(predictor: Predictor) -> int:
-    return int(getattr(predictor, "context", 0))
+def context_of(predictor: Predictor) -> int:
+    """Pixels that a predictor sees around a patch; an attribute of that name that is no number is its own affair."""
+    stated = getattr(predictor, "context", 0)
+    return int(stated) if isinstance(stated, Integral) else 0
 
 
 def entropy_bits(probability: Floats) -> Floats:

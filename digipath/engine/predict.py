@@ -121,7 +121,8 @@ def predict_maps(
         Seconds per stage.
 
     Raises:
-        BadInput: an unknown window or extra map, or another number of members than of predictors.
+        BadInput: an unknown window or extra map, another number of members than of predictors, or patches of another
+            size.
         BadPredictor: a predictor returned another shape, a value outside [0, 1] or NaN.
         Cancelled: `cancel` said so; rows committed so far stay in the sink.
     """
@@ -140,6 +141,8 @@ def predict_maps(
     size = min((getattr(p, "batch", 1) for p in predictors), default=1)
     with _pool(readers, "read") as reading, _pool(parallel, "network") as network:
         patches = ahead(reading, clock.timed("reading", read), _starts(todo), 2 * readers + size)
+        if not per_patch:
+            patches = _of_size(patches, tuple(side + 2 * ensemble.context for side in grid.patch_px))
         batches = _batches(patches, size)
         for batch, maps, tally in ahead(network, infer, batches, parallel):
             finish(batch[0].start_px[0] // grid.reduce, tally)
@@ -154,6 +157,14 @@ def predict_maps(
 
 def _starts(grid: Grid) -> Iterator[tuple[int, ...]]:
     return (tuple(int(s) for s in start) for start in grid.starts_px)
+
+
+def _of_size(patches: Iterable[Patch], size_px: tuple[int, ...]) -> Iterator[Patch]:
+    """The patches themselves. Raises BadInput: a reader gives others than the predictors take."""
+    for patch in patches:
+        if (given := patch.pixels.shape[:-1]) != size_px:
+            raise BadInput(f"expected patches of {size_px} px with the predictors' context, `read` gave {given}")
+        yield patch
 
 
 def _batches(patches: Iterable[Patch], size: int) -> Iterator[list[Patch]]:

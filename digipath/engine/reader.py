@@ -25,13 +25,14 @@ ReadBlock = Callable[[int, int, int, int], Block]
 
 
 def array_reader(
-    array: NDArray[np.generic], grid: Grid, context: int = 0
+    array: NDArray[np.generic], grid: Grid, context: int = 0, *, mirrored: bool = True
 ) -> Callable[[tuple[int, ...]], Patch]:
     """Return a reader of the grid's patches from an array (*shape_px, channels) of any rank.
 
     Args:
-        context: pixels that each patch has more on every side, for predictors that want them; those beyond the
-            array are filled as `padded` does. What is valid is said of the patch without them.
+        context: pixels that each patch has more on every side, for predictors that want them. What is valid is said
+            of the patch without them.
+        mirrored: what lies beyond the array is filled as `padded` does; False: with 0.
     """
     size = grid.patch_px
     shape = array.shape[: len(size)]
@@ -42,7 +43,7 @@ def array_reader(
         beyond = [(max(0, -low), max(0, high - n)) for (low, high), n in zip(edges, shape, strict=True)]
         pixels = array[inside]
         if any(map(any, beyond)):
-            pixels = np.pad(pixels, [*beyond, (0, 0)], mode="symmetric")
+            pixels = np.pad(pixels, [*beyond, (0, 0)], mode="symmetric" if mirrored else "constant")
         valid: NDArray[np.bool_] | None = None
         if any(s + p > n for s, p, n in zip(start_px, size, shape, strict=True)):
             valid = np.zeros(size, np.bool_)

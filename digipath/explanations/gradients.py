@@ -12,7 +12,7 @@ from digipath.errors import BadInput
 if TYPE_CHECKING:
     import keras
 
-ACTIVATIONS = ("sigmoid", "softmax")  # that turn logits into probabilities
+ACTIVATIONS = ("sigmoid", "softmax", "logsigmoid", "logsoftmax")  # that turn logits into probabilities, or their logs
 Floats = NDArray[np.float32]
 Tensor = Any  # of Keras' backend
 
@@ -48,19 +48,25 @@ def most_probable(network: keras.Model, pixels: Floats) -> int:
 
 
 def logits(network: keras.Model) -> Tensor:
-    """What the network's last activation is applied to, or its output if that is no probability.
+    """What goes into a sigmoid or softmax (or the logarithm of one) that is the network's last step, a layer or an
+    operation; the output of any other last step, which is taken for logits.
 
     Raises:
-        BadInput: the activation is part of another layer, so that nobody sees the logits.
+        BadInput: the activation is part of another layer, or of a network that is the last layer, or masked, so that
+            nobody sees the logits.
     """
     import keras
 
-    last = network.layers[-1]
-    named = getattr(getattr(last, "activation", None), "__name__", None)
-    if named not in ACTIVATIONS:
+    last = keras.Model(network.input, network.output).operations[-1]
+    if isinstance(last, keras.Model) and logits(last) is not last.output:
+        raise BadInput(f"expected a network that ends in layers, it ends in the network {last.name!r}: join both")
+    named = getattr(getattr(last, "activation", None), "__name__", type(last).__name__)
+    if named.replace("_", "").lower() not in ACTIVATIONS:
         return network.output
-    if not isinstance(last, keras.layers.Activation):
+    if getattr(last, "activation", None) is not None and not isinstance(last, keras.layers.Activation):
         raise BadInput(f"expected a network whose {named} is a layer of its own, it is part of {last.name!r}")
+    if not isinstance(last.input, keras.KerasTensor):
+        raise BadInput(f"expected a network whose {named} has one input, {last.name!r} has a mask too")
     return last.input
 
 

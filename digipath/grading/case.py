@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from digipath.errors import BadInput, CaseDiffers
+from digipath.errors import BadInput
 from digipath.grading import fusion, volume_networks
 from digipath.grading.bags import BagDraw
 from digipath.grading.graders import SLIDE_OUTPUTS
@@ -14,7 +14,7 @@ from digipath.grading.slide_case import GALLERY, GradeSettings, Reading
 from digipath.grading.volume_case import VolumeSettings
 from digipath.grading.volume_files import VolumeFiles
 from digipath.measure.tile_grades import LEAST_CONFIDENCE, LEAST_SHARE
-from digipath.result import CASE_FILE, Grade
+from digipath.result import ONE, Grade, check_kind
 from digipath.values import Cancel, Predictor, ProgressCallback
 from digipath.weights import DEFAULT_FUSION, DEFAULT_GRADER, DEFAULT_VOLUME_GRADER, load_card
 
@@ -71,9 +71,10 @@ def grade(
             weights for what is given.
         out: the folder; default `<name>.grade` in the working directory. Several slides, and the members of a fusion,
             have one folder each inside.
-        brain, tumour: masks of the volumes. slice_vox: the axial slice, counted from below, for networks of slices;
-            None: that of the largest tumour area. explanations: Grad-CAM and guided backpropagation of each network
-            for volumes, as NIfTI on the volumes' grid.
+        brain, tumour: masks of the volumes; where a network had to find the tumour, `tumour.nii.gz` in the folder is
+            what it found. slice_vox: the axial slice, counted from below, for networks of slices; None: that of the
+            largest tumour area. explanations: Grad-CAM and guided backpropagation of each network for volumes, as
+            NIfTI on the volumes' grid.
         views: 1, 2, 4 or 8 symmetries to average over; more than 1 gives the aleatoric map.
         mpp: µm per level-0 pixel, overrides the slide's own. at_mpp: µm per pixel to run at.
         tile: side of the tiles in pixels. least_tissue: share of a tile that must be tissue, in (0, 1].
@@ -126,8 +127,7 @@ def _graded(patient: Patient, weights: str | None, out: Path | None) -> Grade:
         return patient.slide_run(name).case(patient.slides, folder)
     if card.output in SLIDE_OUTPUTS:
         raise BadInput(f"{name} grades slides; expected slides, got MRI volumes")
-    if (folder / CASE_FILE).exists():
-        raise CaseDiffers(f"{folder} holds a case of several slides or modalities; choose another --out")
+    check_kind(folder, ONE)
     graders = volume_networks.published(name, calibrated=patient.settings.calibrated)
     volume_networks.check_slice(patient.of_volumes.slice_vox, graders.members)
     return Grade((), folder, (patient.volume(graders, folder),))

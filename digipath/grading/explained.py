@@ -18,7 +18,7 @@ from digipath.files import write_atomically
 from digipath.grading import volume_networks
 from digipath.grading.tile_networks import grader_members
 from digipath.grading.volume_files import OpenedVolume, Told, VolumeFiles
-from digipath.measure.tile_grades import leading
+from digipath.measure.fusion import leader
 from digipath.networks import network_of, temperature
 from digipath.report.figures import colours, rounded
 from digipath.roi import cut, resized
@@ -160,7 +160,7 @@ def explain_volumes(
     network, pixels = volume_networks.network(grader, graders), volume_networks.network_input(grader, region)
     if told is not None:
         told("explaining, and comparing with networks of random weights" if question.check else "explaining")
-    inside = _brain_in(region, opened.volume) if question.check else None
+    inside = _brain_in(region, opened.seen(grader.rule.order)) if question.check else None
     found = _answered(network, pixels, grader.card, question, inside)
     heat = on_grid(found[3], region, opened.volume.shape_vox)
     sought = f"The tumour was found by {grader.segmenter}, not outlined by a person."
@@ -180,9 +180,7 @@ def _answered(
     if question.target is not None and question.target not in card.classes:
         raise BadInput(f"expected a class among {', '.join(card.classes)}, got {question.target!r}")
     probabilities = volume_networks.answer(network, pixels)
-    called = leading(probabilities.tolist())
-    assert called is not None
-    target = called if question.target is None else card.classes.index(question.target)
+    target = leader(probabilities) if question.target is None else card.classes.index(question.target)
     options: dict[str, Any] = {"method": question.method, "layer": question.layer, "target": target}
     heat = explain(network, pixels, **options)
     check = randomisation_check(network, pixels, **options, inside=inside) if question.check else None

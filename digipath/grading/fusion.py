@@ -9,24 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath.case import STATE_FILE
-from digipath.errors import BadCard, BadInput, BadVolume, CaseDiffers
+from digipath.case import Case
+from digipath.errors import BadCard, BadInput, TumourNotFound
+from digipath.files import disk_errors
 from digipath.grading import volume_networks
-from digipath.grading.fusion_report import write_fusion_report
+from digipath.grading.fusion_report import PAGE, write_fusion_report
 from digipath.grading.patient import Patient
-from digipath.grading.slide_case import SlideRun
-from digipath.grading.volume_case import finished
-from digipath.grading.volume_files import OpenedVolume
+from digipath.grading.slide_case import SlideRun, stem
+from digipath.grading.volume_case import check_files, finished
+from digipath.grading.volume_files import OpenedVolume, identity_of
 from digipath.grading.volume_networks import VolumeGraders
-from digipath.measure.fusion import fused, mapped
-from digipath.measure.tile_grades import leading
-from digipath.result import CASE_FILE, Grade, of_fusion
+from digipath.measure.fusion import fused, leader, mapped
+from digipath.result import CASE_FILE, FUSE, FUSED, Grade, check_kind
 from digipath.values import Card
 from digipath.weights import list_weights, load_card, members
 
@@ -110,10 +111,11 @@ def grade_fused(fusion: Fusion, patient: Patient, folder: Path) -> Grade:
     """Grade a patient by all members whose input is there, each in a folder of its own; the rest is declared missing.
 
     Raises:
-        BadInput: no member could vote, with the reason of each. CaseDiffers: the folder holds a single result.
+        BadInput: no member could vote, with the reason of each.
+        CaseDiffers: the folder holds a result of another kind, of another fusion or of other files.
         DigipathError: see `digipath.grade`.
     """
-    _check_folder(folder)
+    check_kind(folder, FUSED)
     opened = None if patient.files is None else OpenedVolume(patient.files)
     voices = [_voice(member, patient, opened) for member in fusion.members]
     _check_voices(fusion, voices, patient)
@@ -121,27 +123,39 @@ def grade_fused(fusion: Fusion, patient: Patient, folder: Path) -> Grade:
         voice for member, voice in zip(fusion.members, voices, strict=True)
         if isinstance(voice, VolumeGraders) and not (patient.resume and finished(folder / member.card.name))
     ]  # fmt: skip
-    if opened is not None and to_grade:
-        _ = opened.volume  # is read before slides are graded
-    said = [
-        _asked(member, voice, patient, folder / member.card.name, opened)
-        for member, voice in zip(fusion.members, voices, strict=True)
-    ]
-    if all(one.probabilities is None for one in said):
-        raise _nobody(fusion, [one.missing for one in said])
-    slides = next((one.case.slides for one in said if one.case and one.case.slides), ())
-    volumes = tuple(volume for one in said if one.case for volume in one.case.volumes)
-    case = Grade(slides, folder, volumes)
-    cards = [fusion.card, *(one.card for one in fusion.members)]
-    write_fusion_report(case, _verdict(fusion, said), cards, [one.case for one in said if one.case])
+    if opened is not None and to_grade:  # before slides are graded, and before the folder is made
+        seeing = [one for voice in to_grade for one in voice.members if opened.lacks(one) is None]
+        check_files(opened, seeing, patient.of_volumes.slice_vox)
+    held = Case(
+        folder, FUSE, _identity(fusion, patient), owned=(CASE_FILE, PAGE),
+        also=[one.card.name for one in fusion.members], resume=patient.resume,
+    )  # fmt: skip
+    with disk_errors(folder), held:  # of a finished case too the members are asked: each knows what it has done
+        said = [
+            _asked(member, voice, patient, folder / member.card.name, opened)
+            for member, voice in zip(fusion.members, voices, strict=True)
+        ]
+        if all(one.probabilities is None for one in said):
+            raise _nobody(fusion, [one.missing for one in said])
+        asked = [one.case for one in said if one.case is not None]
+        slides = tuple(slide for one in asked for slide in one.slides)
+        case = Grade(slides, folder, tuple(volume for one in asked for volume in one.volumes))
+        cards = [fusion.card, *(one.card for one in fusion.members)]
+        write_fusion_report(case, _verdict(fusion, said), cards, asked)
     return case
 
 
-def _check_folder(folder: Path) -> None:
-    if (folder / STATE_FILE).exists():
-        raise CaseDiffers(f"{folder} holds the result of one slide or volume; choose another --out")
-    if (folder / CASE_FILE).exists() and not of_fusion(folder):
-        raise CaseDiffers(f"{folder} holds a case of several slides; choose another --out")
+def _identity(fusion: Fusion, patient: Patient) -> dict[str, Any]:
+    """What the vote depends on, but for what each member's own folder knows: its weights and settings."""
+    members = {
+        one.card.name: {"weight": one.weight, "mapping": one.mapping and dict(one.mapping)} for one in fusion.members
+    }
+    return {
+        "input": {f"slide {stem(path)}": identity_of(path) for path in patient.slides}
+        | ({} if patient.files is None else patient.files.identity()),
+        "weights": {"name": fusion.card.name, "classes": list(fusion.card.classes), "members": members},
+        "digipath": version("digipath"),
+    }
 
 
 def _check_voices(fusion: Fusion, voices: Sequence[Voice], patient: Patient) -> None:
@@ -160,7 +174,7 @@ def _nobody(fusion: Fusion, reasons: Sequence[str]) -> BadInput:
 
 def _voice(member: FusionMember, patient: Patient, opened: OpenedVolume | None) -> Voice:
     """What lets a member speak, or in words what it lacks."""
-    name = _called(member.card)
+    name = _name_of(member.card)
     if member.of_slides:
         return patient.slide_run(name) if patient.slides else NOT_GIVEN[True]
     if opened is None:
@@ -170,7 +184,7 @@ def _voice(member: FusionMember, patient: Patient, opened: OpenedVolume | None) 
     return "; ".join(dict.fromkeys(filter(None, reasons))) if all(reasons) else graders
 
 
-def _called(card: Card) -> str:
+def _name_of(card: Card) -> str:
     """The name of a card that is known by it, so that results go on where the package lies elsewhere; else its path."""
     known = card.name in list_weights() and load_card(card.name).path == card.path
     return card.name if known else str(card.path)
@@ -187,10 +201,8 @@ def _asked(
     assert opened is not None
     try:
         volume = patient.volume(voice, folder, opened)
-    except BadVolume as error:
-        if not all(opened.sought(one) for one in voice.members if opened.lacks(one) is None):
-            raise
-        return Said(member, None, str(error))  # the volumes were read: no tumour was found in them
+    except TumourNotFound as error:
+        return Said(member, None, str(error))
     return Said(member, _numbers(volume.verdict["probabilities"]), case=Grade((), folder, (volume,)))
 
 
@@ -218,18 +230,11 @@ def _verdict(fusion: Fusion, said: list[Said]) -> dict[str, Any]:
     votes = {one.member.card.name: _in_terms_of(classes, one) for one in voted}
     vote = fused(votes, {one.member.card.name: one.member.weight for one in voted})
     return {
-        "grade": _leader(classes, vote),
+        "grade": classes[leader(vote)],
         "probabilities": dict(zip(classes, vote.tolist(), strict=True)),
         "members": {one.member.card.name: _member(one, classes, votes[one.member.card.name]) for one in voted},
         "missing": {one.member.card.name: one.missing for one in said if one.probabilities is None} | _within(said),
     }
-
-
-def _leader(classes: tuple[str, ...], vote: NDArray[np.float64]) -> str:
-    """The most probable class, of equal ones the most malignant."""
-    grade = leading(vote)
-    assert grade is not None
-    return classes[grade]
 
 
 def _within(said: list[Said]) -> dict[str, str]:
@@ -243,7 +248,7 @@ def _member(said: Said, classes: tuple[str, ...], vote: NDArray[np.float64]) -> 
     assert said.probabilities is not None
     assert said.case is not None
     return {
-        "grade": _leader(classes, vote),
+        "grade": classes[leader(vote)],
         "probabilities": dict(zip(classes, vote.tolist(), strict=True)),
         "own": dict(zip(said.member.card.classes, said.probabilities.tolist(), strict=True)),
         "weight": said.member.weight,

@@ -26,7 +26,8 @@ class FusionPlan:
     """What a fusion is made of.
 
     Attributes:
-        name: of its card. members: names of cards. classes: in rising order of malignancy; None: the first member's.
+        name: of its card. members: names of cards. classes: in rising order of malignancy; None: those of the first
+            member named, be it dropped or not.
         weights: member → its weight in the vote, 1 where left out.
         meanings: member → its class → a class of the fusion, for members with other classes.
         validation: member → score on data that no test holds, the higher the better; drop: so many with the lowest are
@@ -64,7 +65,7 @@ def write_fusion(plan: FusionPlan, folder: str | Path) -> Path:
         raise BadInput(f"expected weights, meanings and scores of the members {', '.join(names)}, got {unknown[0]}")
     _check_numbers(plan)
     kept = _kept(plan, names)
-    record = _record(plan, [card for card in cards if card.name in kept])
+    record = _record(plan, [card for card in cards if card.name in kept], plan.classes or cards[0].classes)
     check_card(record, path)
     if path.exists() and load_card(str(path)).record["kind"] != "fusion":
         raise BadInput(f"expected a name of its own for the fusion, there is another card: {path}")
@@ -98,8 +99,8 @@ def _kept(plan: FusionPlan, names: Sequence[str]) -> list[str]:
     return kept
 
 
-def _record(plan: FusionPlan, cards: Sequence[Card]) -> dict[str, Any]:
-    names, classes = [card.name for card in cards], plan.classes or cards[0].classes
+def _record(plan: FusionPlan, cards: Sequence[Card], classes: Sequence[str]) -> dict[str, Any]:
+    names = [card.name for card in cards]
     dropped = [name for name in plan.validation if plan.drop and name not in names]
     chosen = "as named"
     if dropped:

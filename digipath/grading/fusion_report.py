@@ -15,6 +15,8 @@ from digipath.result import CASE_FILE, Grade
 from digipath.run_record import heading
 from digipath.values import Card
 
+PAGE = "case.html"
+
 
 def write_fusion_report(
     case: Grade, verdict: Mapping[str, Any], cards: Sequence[Card], asked: Sequence[Grade]
@@ -22,20 +24,21 @@ def write_fusion_report(
     """Write both files.
 
     Args:
-        case: its slides and volumes. verdict: see `digipath.grading.fusion`. cards: the fusion's, then its members'.
-        asked: what each member found.
+        case: all that its members found. verdict: see `digipath.grading.fusion`. cards: the fusion's, then its
+            members'. asked: what each member found, in its own folder.
     """
     folder = made_folder(case.folder)
     notes = list(dict.fromkeys(note for one in asked for note in _notes(one)))
     page = FusionInput(
         case=folder.name,
-        verdict=_verdict_input(case, verdict),
+        verdict=_verdict_input({one.folder.name: one for one in asked}, verdict),
         pictures=[shown for one in asked for shown in _pictures(one)],
         notes=notes,
         run=heading("grade"),
         cards=[card.record for card in cards],
+        explained=any(maps for volume in case.volumes for maps in volume.explanations.values()),
     )
-    write_atomically(folder / "case.html", fusion_page(page))
+    write_atomically(folder / PAGE, fusion_page(page))
     write_json(folder / CASE_FILE, {
         "notice": NOTICE,
         **verdict,
@@ -49,16 +52,15 @@ def write_fusion_report(
     })  # fmt: skip
 
 
-def _verdict_input(case: Grade, verdict: Mapping[str, Any]) -> VerdictInput:
-    """As the page shows it."""
-    volumes = {volume.folder.name: volume for volume in case.volumes}
-    slides = f"H&E: {len(case.slides)} slide{'s' * (len(case.slides) != 1)}"
+def _verdict_input(found: Mapping[str, Grade], verdict: Mapping[str, Any]) -> VerdictInput:
+    """As the page shows it; found: folder of a member → what it found."""
     votes = []
     for name, member in verdict["members"].items():
-        volume = volumes.get(member["folder"])
-        sees = f"{slides}, {member['tiles']:,} tiles"
-        if volume is not None:
-            sees = "; ".join(seen_by(one) for one in volume.verdict["members"].values())
+        one = found[member["folder"]]
+        slides, tiles = len(one.slides), member["tiles"]
+        sees = f"H&E: {slides} slide{'s' * (slides != 1)}, {tiles:,} tile{'s' * (tiles != 1)}"
+        if one.volumes:
+            sees = "; ".join(seen_by(each) for volume in one.volumes for each in volume.verdict["members"].values())
         votes.append(VoteInput(name, sees, list(member["probabilities"].values()), member["weight"]))
     probabilities = verdict["probabilities"]
     return VerdictInput(
@@ -68,12 +70,16 @@ def _verdict_input(case: Grade, verdict: Mapping[str, Any]) -> VerdictInput:
 
 def _pictures(case: Grade) -> Iterator[Shown]:
     """The map of each slide and the planes of each volume that a member saw, as their own reports drew them."""
-    files = [(slide.folder / MAP, slide.slide_name) for slide in case.slides if not slide.of_folder]
-    files += [(volume.folder / PLANES, "MRI") for volume in case.volumes]
+    name = case.folder.name
+    files = [(slide.folder / MAP, f"{slide.slide_name}, {name}") for slide in case.slides if not slide.of_folder]
+    for volume in case.volumes:
+        first, *others = volume.verdict["members"]
+        whose = f"; maps of {first}, those of {', '.join(others)} are in {name}/report.html" if others else ""
+        files.append((volume.folder / PLANES, f"MRI, {name}{whose}"))
     for path, caption in files:
         if path.is_file():
             with Image.open(path) as picture:
-                yield Shown(picture.convert("RGB"), f"{caption}, {case.folder.name}")
+                yield Shown(picture.convert("RGB"), caption)
 
 
 def _notes(case: Grade) -> Iterator[str]:

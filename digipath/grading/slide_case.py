@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from digipath.case import STATE_FILE, Case, file_identity
+from digipath.case import Case, file_identity
 from digipath.engine.views import views_of
-from digipath.errors import BadInput, CaseDiffers
+from digipath.errors import BadInput
 from digipath.files import disk_errors, read_json, write_json
 from digipath.grading.bag_networks import BagGraders, BagNetwork
 from digipath.grading.bag_networks import load as load_bag_network
@@ -27,7 +27,7 @@ from digipath.grading.tile_frames import Frame, SlideFrame, open_frame
 from digipath.grading.tile_networks import Graders, rule_of
 from digipath.measure.tile_grades import LEAST_CONFIDENCE, LEAST_SHARE
 from digipath.planning import stain_target
-from digipath.result import CASE_FILE, Grade, GradedSlide, of_fusion
+from digipath.result import ONE, SEVERAL, Grade, GradedSlide, check_kind
 from digipath.run_record import heading
 from digipath.tiling import TileRule
 from digipath.values import Cancel, Card, Predictor, ProgressCallback
@@ -134,14 +134,9 @@ class SlideRun:
         Raises:
             CaseDiffers: the folder holds a result of the other kind. DigipathError: see `digipath.grade`.
         """
+        check_kind(folder, ONE if len(paths) == 1 else SEVERAL)
         if len(paths) == 1:
-            if (folder / CASE_FILE).exists():
-                raise CaseDiffers(f"{folder} holds a case of several slides or modalities; choose another --out")
             return Grade((self.slide(paths[0], folder),), folder)
-        if (folder / STATE_FILE).exists():
-            raise CaseDiffers(f"{folder} holds the result of one slide or volume; choose another --out")
-        if (folder / CASE_FILE).exists() and of_fusion(folder):
-            raise CaseDiffers(f"{folder} holds a case of several modalities; choose another --out")
         found = Grade(tuple(self.slide(path, folder / stem(path)) for path in paths), folder)
         write_case_report(found, self.graders.cards)
         return found

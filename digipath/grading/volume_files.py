@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from digipath.errors import NotFound
 from digipath.grading.volume_networks import VolumeGrader
 from digipath.tumour import find_tumour, networks_behind
 from digipath.values import Cancel, Card, ProgressCallback
-from digipath.volume import bias_field_corrected, open_volumes, volume_files
+from digipath.volume import bias_field_corrected, case_name, open_volumes, read_alone, volume_files
 from digipath.volume_rois import BRAIN, Region, region_of
 from digipath.volume_values import Volume
 from digipath.weights import segmenter, verify
@@ -53,8 +54,8 @@ class VolumeFiles:
 
     @property
     def name(self) -> str:
-        """Of the folder that the volumes lie in, which in most collections is the patient's."""
-        return next(iter(self.modalities.values())).resolve().parent.name
+        """By folder and names, see `digipath.volume.case_name`."""
+        return case_name(next(iter(self.modalities.values())))
 
     @property
     def masks(self) -> dict[str, Path]:
@@ -63,7 +64,7 @@ class VolumeFiles:
 
     def identity(self) -> dict[str, Any]:
         """What grades depend on."""
-        return {name: _identity_of(path) for name, path in {**self.modalities, **self.masks}.items()}
+        return {name: identity_of(path) for name, path in {**self.modalities, **self.masks}.items()}
 
 
 class OpenedVolume:
@@ -76,24 +77,27 @@ class OpenedVolume:
     def __init__(self, files: VolumeFiles) -> None:
         self.files = files
         self._tumours: dict[Path, NDArray[np.bool_]] = {}  # card → (X, Y, Z)
-        self._corrected: dict[str, NDArray[np.float32]] = {}  # modality → (X, Y, Z)
+        self._corrected: dict[bytes, NDArray[np.float32]] = {}  # hash of a modality as it is → (X, Y, Z)
 
     @cached_property
     def volume(self) -> Volume:
         """As the files are. Raises what `digipath.volume.open_volumes` raises."""
         return open_volumes(self.files.modalities, brain=self.files.brain, tumour=self.files.tumour)
 
+    def seen(self, order: Sequence[str]) -> Volume:
+        """These modalities alone, as a training sees them: their brain is not that of the others. Raises BadVolume."""
+        return read_alone(self.volume, order, masked=self.files.brain is not None)
+
     def corrected(self, order: Sequence[str], told: Told | None = None) -> Volume:
-        """The volume with these modalities alone, without their bias fields, each of which is found once."""
-        volume = self.volume
-        if lacking := tuple(name for name in order if name not in self._corrected):
+        """The same without their bias fields, each of which is found once: it depends on a modality's values alone."""
+        volume = self.seen(order)
+        keys = {name: _hash_of(volume.voxels[..., channel]) for channel, name in enumerate(order)}
+        if lacking := [name for name, key in keys.items() if key not in self._corrected]:
             if told is not None:
                 told(f"correcting the bias field of {', '.join(lacking)}")
-            channels = [volume.modalities.index(name) for name in lacking]
-            found = bias_field_corrected(replace(volume, modalities=lacking, voxels=volume.voxels[..., channels]))
-            self._corrected |= dict(zip(lacking, np.moveaxis(found.voxels, -1, 0), strict=True))
-        voxels = np.stack([self._corrected[name] for name in order], axis=-1)
-        return replace(volume, modalities=tuple(order), voxels=voxels)
+            found = bias_field_corrected(volume.only(lacking))
+            self._corrected |= {keys[name]: found.voxels[..., channel] for channel, name in enumerate(lacking)}
+        return replace(volume, voxels=np.stack([self._corrected[key] for key in keys.values()], axis=-1))
 
     def region(
         self,
@@ -111,15 +115,19 @@ class OpenedVolume:
             progress, cancel: as for `digipath.tumour.find_tumour`, where the tumour has to be found.
 
         Raises:
-            BadVolume: as `digipath.volume_rois.region_of`, or no tumour was found.
+            BadVolume: as `digipath.volume_rois.region_of`. TumourNotFound: none is where it has to be found.
             Cancelled: `cancel` said so.
         """
-        volume, rule = self.volume, grader.rule
-        if rule.bias_field:
-            volume, rule = self.corrected(rule.order, told), replace(rule, bias_field=False)
+        rule = grader.rule
+        volume = self.corrected(rule.order, told) if rule.bias_field else self.seen(rule.order)
         if (card := self._seeks(grader)) is not None:
             volume = replace(volume, tumour=self._found(card, told, progress, cancel))
-        return region_of(volume, rule, slice_vox=slice_vox)
+        return region_of(volume, replace(rule, bias_field=False), slice_vox=slice_vox)
+
+    def outline(self, grader: VolumeGrader) -> NDArray[np.bool_] | None:
+        """(X, Y, Z) bool: the tumour that was found for a network's `region`, else the outline given, if any."""
+        card = self._seeks(grader)
+        return self.volume.tumour if card is None else self._tumours[card.path]
 
     def sought(self, grader: VolumeGrader) -> bool:
         """Whether a network looks at a tumour that another network has to find."""
@@ -129,10 +137,14 @@ class OpenedVolume:
         """The card of the network that has to find the tumour. Raises UnknownWeights, BadCard: see `digipath.load`."""
         return segmenter(grader.card) if self.sought(grader) else None
 
+    def finders(self, graders: Sequence[VolumeGrader]) -> list[Card]:
+        """The cards of what has to find the tumour for these, each once. Raises UnknownWeights, BadCard."""
+        cards = [card for one in graders if (card := self._seeks(one)) is not None]
+        return list({card.path: card for card in cards}.values())
+
     def segmenters(self, graders: Sequence[VolumeGrader]) -> dict[str, str]:
         """Name → sha256 of the networks that have to find the tumour for these. Raises as `digipath.load`."""
-        cards = [card for one in graders if (card := self._seeks(one)) is not None]
-        return {one.name: verify(one) for card in cards for one in networks_behind(card)}
+        return {one.name: verify(one) for card in self.finders(graders) for one in networks_behind(card)}
 
     def _found(
         self, card: Card, told: Told | None, progress: ProgressCallback | None, cancel: Cancel | None
@@ -141,7 +153,7 @@ class OpenedVolume:
         if card.path not in self._tumours:
             asked = card.record["input"]
             corrected = bool(asked.get("bias_field", True))
-            volume = self.corrected(asked["order"], told) if corrected else self.volume
+            volume = self.corrected(asked["order"], told) if corrected else self.seen(asked["order"])
             if told is not None:
                 told(f"finding the tumour with {card.name}")
             found = find_tumour(volume, card, corrected=corrected, progress=progress, cancel=cancel)
@@ -162,7 +174,12 @@ class OpenedVolume:
         return f"{', '.join(lacking)} not given, to find the tumour in" if lacking else None
 
 
-def _identity_of(path: Path) -> dict[str, Any]:
+def _hash_of(values: NDArray[np.float32]) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(values).data).digest()
+
+
+def identity_of(path: Path) -> dict[str, Any]:
+    """Of a file, or of all files in a folder, as `digipath.case.file_identity`."""
     if path.is_dir():
         return {"files": [file_identity(one) for one in sorted(path.iterdir()) if one.is_file()]}
     return file_identity(path)

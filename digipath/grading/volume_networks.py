@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from digipath.errors import BadCard, BadInput, BadPredictor
 from digipath.networks import check_stated_head, network_of, temperature
-from digipath.runtime import with_temperature, without_startup_notices
+from digipath.runtime import answered_once, with_temperature, without_startup_notices
 from digipath.values import Card
 from digipath.volume_rois import SLICE, Region, VolumeRule
 from digipath.weights import load_card, members, verify
@@ -114,10 +114,7 @@ def answer(model: keras.Model, pixels: NDArray[np.float32]) -> NDArray[np.float6
     Raises:
         BadPredictor: the answer is none; numbers that are not finite come from weights or intensities that overflow.
     """
-    from keras import ops
-
-    # Called, not predicted: to compile a graph for each network takes longer than its one answer.
-    found = np.asarray(ops.convert_to_numpy(model(pixels[None], training=False))[0], np.float64)
+    found = np.asarray(answered_once(model, pixels[None])[0], np.float64)
     if found.ndim != 1 or not np.isfinite(found).all() or abs(found.sum() - 1) > SUM_WITHIN:
         raise BadPredictor(f"expected probabilities of classes that sum to 1, a network gave {found.ravel()[:8]}")
     return found

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from digipath.errors import BadInput
 from digipath.measure.repeated_runs import soft_vote
-from digipath.measure.tile_grades import class_probabilities
+from digipath.measure.tile_grades import class_probabilities, leading
 
 
 def fused(votes: Mapping[str, ArrayLike], weights: Mapping[str, float] | None = None) -> NDArray[np.float64]:
@@ -32,6 +32,13 @@ def fused(votes: Mapping[str, ArrayLike], weights: Mapping[str, float] | None = 
         raise BadInput(f"expected a weight for each member, got none for {', '.join(lacking)}")
     each = None if weights is None else [weights[name] for name in votes]
     return soft_vote([np.asarray(vote)[None] for vote in votes.values()], each)[0]
+
+
+def leader(vote: ArrayLike) -> int:
+    """The most probable class of a vote (C,), of equal ones the highest grade."""
+    found = leading(vote)
+    assert found is not None  # probabilities sum to 1
+    return found
 
 
 def mapped(

@@ -1,7 +1,7 @@
-"""How far scores of a grader would move with other cases: bootstrap intervals that resample whole cases.
+"""How far scores of a grader would move with other patients: bootstrap intervals that resample whole patients.
 
-Tiles and slides of one case go together, so that their likeness does not pass for evidence. Efron and Tibshirani
-1993, *An Introduction to the Bootstrap*, chapter 13 (percentile interval); Field and Welsh 2007,
+Tiles, slides and scans of one patient go together, so that their likeness does not pass for evidence. Efron and
+Tibshirani 1993, *An Introduction to the Bootstrap*, chapter 13 (percentile interval); Field and Welsh 2007,
 doi:10.1111/j.1467-9868.2007.00593.x (clusters).
 """
 
@@ -32,7 +32,7 @@ LEVEL = 0.95
 RANKS = 4096  # probabilities are ranked so finely: exact for fewer distinct ones, else an AUROC errs by less than 0.001
 VALUES_AT_ONCE = 2_000_000  # in memory, 16 MB each of a few arrays
 
-Weights = NDArray[np.float64]  # (draws, …) how often each case was drawn, or how many values lie at each rank then
+Weights = NDArray[np.float64]  # (draws, …) how often each patient was drawn, or how many values lie at each rank then
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,22 @@ class Intervals:
 
     Attributes:
         intervals: metric, by its name in `GradingScores.metrics` → (low, high); None where there are fewer than two
-            cases or no draw defines it.
+            patients or no draw defines it.
         undefined: metric → draws left out because it is undefined in them, a class being absent.
-        draws, cases, level: how many draws, of how many cases, and the share of the draws that is within.
+        draws, patients, level: how many draws, of how many patients, and the share of the draws that is within.
     """
 
     intervals: Mapping[str, tuple[float, float] | None]
     undefined: Mapping[str, int]
     draws: int
-    cases: int
+    patients: int
     level: float
 
     def to_record(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "method": "percentile bootstrap, whole cases drawn with replacement",
-            **{name: getattr(self, name) for name in ("draws", "cases", "level")},
+            "method": "percentile bootstrap, whole patients drawn with replacement",
+            **{name: getattr(self, name) for name in ("draws", "patients", "level")},
             "intervals": {name: pair and list(pair) for name, pair in self.intervals.items()},
             "undefined": dict(self.undefined),
         }
@@ -65,7 +65,7 @@ class Intervals:
 def bootstrap(
     truth: ArrayLike,
     probabilities: ArrayLike,
-    cases: Sequence[Hashable],
+    patients: Sequence[Hashable],
     classes: Sequence[str],
     *,
     calls: ArrayLike | None = None,
@@ -75,29 +75,29 @@ def bootstrap(
 ) -> Intervals:
     """Percentile intervals of every score of `digipath.measure.grading_scores.scores`.
 
-    As many cases as there are, drawn with replacement, each with all of its rows. A draw in which a score is undefined
-    is left out of its interval and counted; so is one that lacks a class over which the data's score is a mean, as it
-    would be the mean of something else.
+    As many patients as there are, drawn with replacement, each with all of their rows. A draw in which a score is
+    undefined is left out of its interval and counted; so is one that lacks a class over which the data's score is a
+    mean, as it would be the mean of something else.
 
     Args:
-        truth: (n,) integers. probabilities: (n, C). cases: (n,) whose each row is. classes: C names.
+        truth: (n,) integers. probabilities: (n, C). patients: (n,) whose each row is. classes: C names.
         calls: as for `scores`. level: in (0, 1).
 
     Raises:
-        BadInput: as `scores`; not one case per row; no draw; a level outside (0, 1).
+        BadInput: as `scores`; not one patient per row; no draw; a level outside (0, 1).
     """
     true, values = truth_and_probabilities(truth, probabilities, len(classes))
-    if len(cases) != len(true) or draws < 1 or not 0 < level < 1:
+    if len(patients) != len(true) or draws < 1 or not 0 < level < 1:
         raise BadInput(
-            f"expected a case for each of {len(true)} rows, at least 1 draw and a level in (0, 1), "
-            f"got {len(cases)} cases, {draws} draws, level {level}"
+            f"expected a patient for each of {len(true)} rows, at least 1 draw and a level in (0, 1), "
+            f"got {len(patients)} patients, {draws} draws, level {level}"
         )
-    number = {name: place for place, name in enumerate(sorted(dict.fromkeys(cases), key=str))}  # whatever their order
-    owner = np.array([number[name] for name in cases], np.int64)
+    number = {name: at for at, name in enumerate(sorted(dict.fromkeys(patients), key=str))}  # whatever their order
+    owner = np.array([number[name] for name in patients], np.int64)
     names = scores(true[:0], values[:0], classes).metrics()
     if len(number) < 2:
         return Intervals(dict.fromkeys(names), dict.fromkeys(names, 0), draws, len(number), level)
-    data = _Cases.of(true, values, owner, classes, calls=calls_or_called(calls, values))
+    data = _Patients.of(true, values, owner, classes, calls=calls_or_called(calls, values))
     at_once = max(1, VALUES_AT_ONCE // (data.ranks.shape[1] + len(number)))
     parts = [data.metrics(counts) for counts in _drawn(len(number), draws, seed, at_once)]
     found = {name: np.concatenate([part[name] for part in parts]) for name in names}
@@ -111,8 +111,8 @@ def bootstrap(
 
 
 @dataclass(frozen=True)
-class _Cases:
-    """What each of K cases adds to the scores of C classes.
+class _Patients:
+    """What each of K patients adds to the scores of C classes.
 
     Attributes:
         calls: (K, C, C) confusion matrices.
@@ -126,20 +126,20 @@ class _Cases:
     classes: tuple[str, ...]
 
     @staticmethod
-    def of(true: Ints, values: Floats, owner: Ints, classes: Sequence[str], *, calls: Ints) -> _Cases:
-        """Of rows (n,), (n, C) that belong to the case of this number, (n,)."""
-        size, cases = len(classes), int(owner.max()) + 1
+    def of(true: Ints, values: Floats, owner: Ints, classes: Sequence[str], *, calls: Ints) -> _Patients:
+        """Of rows (n,), (n, C) that belong to the patient of this number, (n,)."""
+        size, patients = len(classes), int(owner.max()) + 1
         cells = (owner * size + true) * size + calls
-        confusion = np.bincount(cells, minlength=cases * size**2).reshape(cases, size, size)
+        confusion = np.bincount(cells, minlength=patients * size**2).reshape(patients, size, size)
         rank = _ranks(values)
         grade = np.arange(size)
         places = (np.where(true[:, None] == grade, grade, grade + size)) * (rank.max() + 1) + rank
-        shape = (cases, 2 * size * (int(rank.max()) + 1))
+        shape = (patients, 2 * size * (int(rank.max()) + 1))
         found = csr_matrix((np.ones(places.size), (np.repeat(owner, size), places.ravel())), shape=shape)
-        return _Cases(confusion, found, tuple(classes))
+        return _Patients(confusion, found, tuple(classes))
 
     def metrics(self, counts: Weights) -> dict[str, NDArray[np.float64]]:
-        """Each metric, (draws,), of draws that hold each case so often: counts (draws, K); NaN where undefined."""
+        """Each metric, (draws,), of draws that hold each patient so often: counts (draws, K); NaN where undefined."""
         size = len(self.classes)
         confusion = (counts @ self.calls.reshape(-1, size**2)).reshape(-1, size, size)
         ups, downs = np.moveaxis((counts @ self.ranks).reshape(len(counts), 2, size, -1), 1, 0)
@@ -168,12 +168,12 @@ class _Cases:
         return found
 
 
-def _drawn(cases: int, draws: int, seed: int, at_once: int) -> Iterator[Weights]:
-    """How often each case is in each draw, (some draws, cases) at a time."""
+def _drawn(patients: int, draws: int, seed: int, at_once: int) -> Iterator[Weights]:
+    """How often each patient is in each draw, (some draws, patients) at a time."""
     rng = np.random.default_rng(seed)
     for start in range(0, draws, at_once):
         size = min(at_once, draws - start)
-        yield rng.multinomial(cases, np.full(cases, 1 / cases), size=size).astype(np.float64)
+        yield rng.multinomial(patients, np.full(patients, 1 / patients), size=size).astype(np.float64)
 
 
 def _ranks(values: Floats) -> Ints:

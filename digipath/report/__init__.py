@@ -41,7 +41,7 @@ from digipath.report.readouts import look_here_geojson
 from digipath.report.segmentation_page import ReportInput, report_html
 from digipath.report.stage_page import stage_page
 from digipath.report.summary import NOTICE, Tally, summary, tally
-from digipath.report.volume_figures import Scene, centre_of, stacked, three_planes
+from digipath.report.volume_figures import Scene, centre_of, stacked, three_planes, titled
 from digipath.report.volume_page import (
     FusionInput,
     Shown,
@@ -61,5 +61,5 @@ __all__ = [
     "TilePicture", "VerdictInput", "VolumeGradeInput", "VolumePictures", "VoteInput", "case_grade_page", "centre_of",
     "contact_sheet", "evaluation_page", "fusion_page", "grade_geojson", "grade_overlay", "grade_page", "grading_page",
     "intensity", "lesions_geojson", "look_here_geojson", "overlay_png", "report_html", "stacked", "stage_page",
-    "summary", "tally", "three_planes", "tile_colour", "tile_overlay", "volume_page", "with_heat",
+    "summary", "tally", "three_planes", "tile_colour", "tile_overlay", "titled", "volume_page", "with_heat",
 ]  # fmt: skip

@@ -106,6 +106,23 @@ def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
     return page
 
 
+def titled(picture: Image.Image, text: str) -> Image.Image:
+    """A picture under what it shows, in as many lines as that takes."""
+    font = ImageFont.load_default(13)
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= picture.width - 6:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    page = Image.new("RGB", (picture.width, picture.height + CAPTION_PX * len(lines)), DARK)
+    for row, line in enumerate(lines):
+        ImageDraw.Draw(page).text((3, CAPTION_PX * row + 2), line, fill=LIGHT, font=font)
+    page.paste(picture, (0, CAPTION_PX * len(lines)))
+    return page
+
+
 def centre_of(mask: NDArray[np.bool_]) -> tuple[int, int, int]:
     """The voxel of a mask, not empty, that is nearest to its centre of gravity."""
     inside = np.argwhere(mask)

@@ -100,8 +100,8 @@ class FusionInput:
     """The grade of a patient by members that see slides or volumes.
 
     Attributes:
-        pictures: one of each slide and volume, as their own pages draw them. notes: shown as they are.
-        run, cards: as for the other pages.
+        pictures: one of each slide and volume, as their own pages draw them. explained: whether some of them show what
+            networks looked at. notes: shown as they are. run, cards: as for the other pages.
     """
 
     case: str
@@ -110,6 +110,7 @@ class FusionInput:
     notes: Sequence[str]
     run: Mapping[str, Any]
     cards: Sequence[Mapping[str, Any]]
+    explained: bool = False
 
 
 def fusion_page(given: FusionInput) -> str:
@@ -119,6 +120,7 @@ def fusion_page(given: FusionInput) -> str:
         absent(given.verdict.missing),
         figures(given.verdict),
         f'<div class="pictures">{shown}</div>' if shown else "",
+        markup.paragraph(MEANING, "soft") if given.explained else "",
         markup.section("Notes", markup.bullets(given.notes)),
         votes(given.verdict),
     ]

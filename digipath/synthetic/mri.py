@@ -3,7 +3,8 @@
 A case is a brain of its own shape in T1, T1c, T2 and FLAIR, with a bias field, noise, brightness of its tissues and a
 gain of each modality of its own, 0 outside the brain. What grades look like stands in `mri_tumour.tissues_of`. The
 intensities of the tumour are mapped by rank onto those of the same tissues in no order at all: from one seed come
-volumes of three grades that have the same histogram in each modality, in the tumour and outside, to the last voxel.
+volumes of three grades that have the same histogram in each modality, in the tumour and outside, to the last voxel;
+but for a border artefact, whose pits take voxels of the brain away, so that the number of zeros tells the place.
 """
 
 from __future__ import annotations
@@ -68,12 +69,13 @@ def brain_case(
         oedema included.
 
     Raises:
-        BadInput: a grade, shape, spacing or chance outside of these.
+        BadInput: a grade, shape, spacing or chance outside of these, or a seed below 0.
 
     References:
         Pereira et al. 2018, section 4: the border of the brain as a sign of grade after whole-image standardisation.
     """
     _refuse_impossible(grade, shape_vox, spacing_mm, border_artefact)
+    _refuse_negative(seed)
     frame = Frame(shape_vox)
     look, scanner, place, structure, site = (np.random.default_rng([seed, part]) for part in range(5))
     brain = healthy_brain(frame, look)
@@ -115,6 +117,7 @@ def write_mri_cases(
     """
     if count < 1:
         raise BadInput(f"expected at least one case to write, got {count}: {folder}")
+    _refuse_negative(seed)
     root = Path(folder)
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
@@ -148,6 +151,11 @@ def _refuse_impossible(
         raise BadInput(f"expected a spacing above 0 mm, got {spacing_mm}")
     if border_artefact is not None and not 0 <= border_artefact <= 1:
         raise BadInput(f"expected a border artefact in [0, 1] or None, got {border_artefact}")
+
+
+def _refuse_negative(seed: int) -> None:
+    if seed < 0:
+        raise BadInput(f"expected a seed of at least 0, got {seed}")
 
 
 def _scanned(brain: Brain, tissues: NDArray[np.int8], frame: Frame, rng: np.random.Generator) -> Floats:

@@ -143,6 +143,7 @@ def _answers(
         cases=np.array([case.patient for case in cases], np.str_),
         slide_truth=truth,
         calls=np.array([call for _, call in votes], np.int64),
+        patients=np.array([case.patient for case in cases], np.str_),
     )
 
 

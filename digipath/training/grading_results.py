@@ -4,7 +4,8 @@ Every grader is scored for all classes; where there are three or more also as th
 as the rest apart, whatever its scheme, so that one network and a modular pair can be compared (Truong et al. 2020,
 Figure 4). Slides and cases are called by the mean over their tiles or slides; what is one answer keeps its own call,
 which for a network that votes over groups of tiles is that vote, as `digipath grade` calls it. AUROC and the other two
-questions are of probabilities. The truth of a case is that of its highest slide.
+questions are of probabilities. The truth of a case is that of its highest slide. The slides of a patient are one case;
+each MRI of a patient is a case of its own, as it has a grade of its own. Intervals resample patients.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class Answers:
     """What a grader says of n held-out tiles.
 
     truth, slide_truth: (n,) class of the tile, −1 where it is of none, and of its slide. probabilities: (n, C)
-    float32. slides, cases: (n,) names, those of cases being the patients'. calls: (n,) the class that it calls.
+    float32. slides, cases: (n,) names, by which answers are pooled. calls: (n,) the class that it calls. patients:
+    (n,) whose they are, by which intervals resample.
     """
 
     truth: NDArray[np.int64]
@@ -71,6 +73,7 @@ class Answers:
     cases: NDArray[np.str_]
     slide_truth: NDArray[np.int64]
     calls: NDArray[np.int64]
+    patients: NDArray[np.str_]
 
     @classmethod
     def of_slide(
@@ -82,10 +85,14 @@ class Answers:
         slide: str,
         case: str,
         label: int,
+        patient: str | None = None,
     ) -> Answers:
-        """Of the tiles of one slide; truth −1: the tile is of no one class, and counts for slide and case alone."""
-        n = len(truth)
-        return cls(truth, probabilities, np.full(n, slide), np.full(n, case), np.full(n, label), calls)
+        """Of the tiles of one slide; truth −1: the tile is of no one class, and counts for slide and case alone.
+
+        patient: whose it is; None: the case is named after the patient.
+        """
+        slides, cases, patients = (np.full(len(truth), name) for name in (slide, case, patient or case))
+        return cls(truth, probabilities, slides, cases, np.full(len(truth), label), calls, patients)
 
     @classmethod
     def joined(cls, parts: Sequence[Answers]) -> Answers:
@@ -111,7 +118,7 @@ class Answers:
 def scored(
     answers: Answers, classes: Sequence[str], *, levels: Sequence[str] = LEVELS, seed: int = 0
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """All scores of a grader with bootstrap intervals by case: question → level → record.
+    """All scores of a grader with bootstrap intervals by patient: question → level → record.
 
     levels: of `LEVELS`; without "tile" a row of the answers is a slide. A record holds `scores`
     (`GradingScores.to_record`), `metrics` by name, and `intervals` as `digipath.measure.grading_intervals` gives them.
@@ -122,7 +129,7 @@ def scored(
             asked = asked_of(answers, level, question, classes)
             score = scores(asked.truth, asked.probabilities, asked.classes, calls=asked.calls)
             intervals = bootstrap(
-                asked.truth, asked.probabilities, asked.cases, asked.classes, calls=asked.calls, seed=seed
+                asked.truth, asked.probabilities, asked.patients, asked.classes, calls=asked.calls, seed=seed
             )
             found.setdefault(question, {})[level] = {
                 "scores": score.to_record(),
@@ -136,12 +143,12 @@ def scored(
 class Asked:
     """What a grader answers to one question, of n tiles, slides or cases that are of the question's classes.
 
-    names: (n,) of tiles that of their slide. cases: (n,) patients. truth: (n,) numbers of `classes`. probabilities:
-    (n, classes). calls: (n,) numbers of `classes`.
+    names: (n,) of tiles that of their slide. patients: (n,) whose each is. truth: (n,) numbers of `classes`.
+    probabilities: (n, classes). calls: (n,) numbers of `classes`.
     """
 
     names: tuple[str, ...]
-    cases: tuple[str, ...]
+    patients: tuple[str, ...]
     truth: NDArray[np.int64]
     probabilities: NDArray[np.float64]
     classes: tuple[str, ...]
@@ -150,13 +157,13 @@ class Asked:
 
 def asked_of(answers: Answers, level: str, question: str, classes: Sequence[str]) -> Asked:
     """The answers at one of `LEVELS` to one of the `questions` of these classes."""
-    names, cases, truth, probabilities, calls = _pooled(answers, level)
+    names, patients, truth, probabilities, calls = _pooled(answers, level)
     groups, named = questions(classes)[question]
     true = merged_truth(truth, groups)
     own = true >= 0
     shares = merged(probabilities[own], groups)
     said = calls[own] if question == ALL else called(shares)
-    return Asked(tuple(names[own].tolist()), tuple(cases[own].tolist()), true[own], shares, named, said)
+    return Asked(tuple(names[own].tolist()), tuple(patients[own].tolist()), true[own], shares, named, said)
 
 
 def questions(classes: Sequence[str]) -> dict[str, tuple[Groups, tuple[str, ...]]]:
@@ -249,12 +256,12 @@ def _asked(found: Mapping[str, Scores]) -> Iterator[tuple[str, str, str]]:
 def _pooled(
     answers: Answers, level: str
 ) -> tuple[NDArray[np.str_], NDArray[np.str_], NDArray[np.int64], NDArray[np.floating], NDArray[np.int64]]:
-    """Name, case, truth, probabilities and call of each tile, slide or case."""
+    """Name, patient, truth, probabilities and call of each tile, slide or case."""
     if level == TILE:
-        return answers.slides, answers.cases, answers.truth, answers.probabilities, answers.calls
+        return answers.slides, answers.patients, answers.truth, answers.probabilities, answers.calls
     groups = answers.slides if level == SLIDE else answers.cases
     pooled = pooled_by(answers.probabilities, groups.tolist())
     truth = np.array([answers.slide_truth[groups == name].max() for name in pooled.names], np.int64)
     alone = np.array([np.count_nonzero(groups == name) == 1 for name in pooled.names], np.bool_)
     calls = np.where(alone, answers.calls[pooled.first], leading_of_each(pooled.probabilities))
-    return groups[pooled.first], answers.cases[pooled.first], truth, pooled.probabilities, calls
+    return groups[pooled.first], answers.patients[pooled.first], truth, pooled.probabilities, calls

@@ -89,6 +89,7 @@ def answers_of(run: GraderRun, bench: Bench, path: Path) -> Answers:
         cases=np.array([case.patient for case in cases], np.str_),
         slide_truth=np.array([classes.index(str(case.label)) for case in cases], np.int64),
         calls=called(found),
+        patients=np.array([case.patient for case in cases], np.str_),
     )
     answers.save(path)
     return answers

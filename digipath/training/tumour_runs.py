@@ -33,8 +33,9 @@ def train_network(run: NetworkRun, bench: Bench) -> dict[str, Any]:
 def overlaps_of(run: NetworkRun, bench: Bench) -> list[dict[str, Any]]:
     """How a trained network finds the tumours of its test cases, asked once and kept; by its card, as users do.
 
-    Each is scored on the voxels that the network sees, in the box of the brain: `case`, `patient`, `dice`, and how many
-    voxels were outlined (`truth_vox`) and found (`found_vox`).
+    Each is scored on the voxels that the network sees, those of the brain, where alone a tumour is found; an outline
+    that reaches beyond the brain counts as it is. `case`, `patient`, `dice`, and how many voxels were outlined
+    (`truth_vox`) and found (`found_vox`).
 
     Raises:
         BadVolume, … about a case, as its brain is prepared. Cancelled.

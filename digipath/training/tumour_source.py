@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath.errors import BadInput, DigipathError
+from digipath.errors import BadInput, BadVolume, DigipathError
 from digipath.roi import brain_box, cut, resized
 from digipath.training.data import Sample, Shape
 from digipath.training.rounds import place_in_round
@@ -24,27 +24,39 @@ from digipath.volume_augment import changed
 from digipath.volume_rois import VolumeRule
 from digipath.volume_values import Box, Volume
 
-IN_BRAIN, IN_TUMOUR = 1.0, 2.0  # what the last channel of a marked brain says of a voxel; 0: outside of both
+# What the last channel of a marked brain says of a voxel; 0: outside of both.
+IN_BRAIN, IN_TUMOUR, IN_TUMOUR_ALONE = 1.0, 2.0, 3.0
 
 
 def marked_brain(volume: Volume, rule: VolumeRule) -> NDArray[np.float32]:
     """The box of the brain as a card of this rule would want it, (X, Y, Z, channels + 1) float32.
 
-    The last channel is `IN_BRAIN` or `IN_TUMOUR` inside of these, else 0. Beyond the box, all would be 0.
-    Raises BadInput: no outline of the tumour.
+    The last channel is `IN_BRAIN` or `IN_TUMOUR` inside of these, `IN_TUMOUR_ALONE` where an outline reaches beyond the
+    brain, else 0. Beyond the box, all would be 0.
+
+    Raises:
+        BadInput: no outline of the tumour. BadVolume: of which no voxel is left on the rule's coarser voxels.
     """
     if volume.tumour is None:
         raise BadInput("expected an outline of the tumour, none was given")
-    prepared = as_card_wants(volume, rule.to_record())
+    asked = rule.to_record()
+    prepared = as_card_wants(volume, asked)
     tumour = resized(volume.tumour.astype(np.float32), prepared.shape_vox) >= THRESHOLD
-    marks = np.where(tumour, IN_TUMOUR, np.where(prepared.brain, IN_BRAIN, 0)).astype(np.float32)
+    if not tumour.any():
+        raise BadVolume(
+            f"expected a tumour, none of the {int(volume.tumour.sum())} voxels of its outline is left at spacing_mm = "
+            f"{asked.get('spacing_mm')}; take smaller voxels, or leave the case out"
+        )
+    of_brain = np.where(prepared.brain, IN_BRAIN, 0)
+    marks = np.where(tumour, np.where(prepared.brain, IN_TUMOUR, IN_TUMOUR_ALONE), of_brain).astype(np.float32)
     return cut(np.concatenate([prepared.voxels, marks[..., None]], axis=-1), brain_box(prepared.brain | tumour))
 
 
 def unmarked(brain: NDArray[np.float32], rule: VolumeRule) -> tuple[Volume, NDArray[np.bool_]]:
     """A `marked_brain` as a volume, in voxels of 1 mm whatever they were, and its tumour (X, Y, Z)."""
     marks = brain[..., -1]
-    return Volume(rule.order, brain[..., :-1].copy(), np.eye(4), marks >= IN_BRAIN), marks >= IN_TUMOUR
+    inside = (marks == IN_BRAIN) | (marks == IN_TUMOUR)
+    return Volume(rule.order, brain[..., :-1].copy(), np.eye(4), inside), marks >= IN_TUMOUR
 
 
 class TumourSource:

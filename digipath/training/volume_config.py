@@ -209,7 +209,8 @@ class VolumeArm:
 
     def spec(self, classes: int) -> dict[str, Any]:
         """The `network` entry of its card, for so many classes."""
-        config: dict[str, Any] = {"patch": self.rule.size[0] if len({*self.rule.size}) == 1 else None}
+        size = self.rule.size
+        config: dict[str, Any] = {"patch": size[0] if len({*size}) == 1 else list(size)}
         if self.rule.roi != SLICE:
             config["input_channels"] = len(self.rule.order)
         return dataclasses.replace(self.network, config={**self.network.config, **config}).spec(classes)

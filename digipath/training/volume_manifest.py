@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,7 +103,13 @@ class VolumeManifest:
 
 
 def read_volume_manifest(
-    path: str | Path, *, classes: Sequence[str], order: Sequence[str], tumour: bool = False, labelled: bool = True
+    path: str | Path,
+    *,
+    classes: Sequence[str],
+    order: Sequence[str],
+    also: Sequence[str] = (),
+    tumour: bool | None = False,
+    labelled: bool = True,
 ) -> VolumeManifest:
     """Read and check a manifest (see the module).
 
@@ -110,7 +117,8 @@ def read_volume_manifest(
 
     Args:
         classes: names that `label` may have, in rising order of malignancy.
-        order: modalities that are looked at. tumour: whether its mask is. labelled: whether labels are.
+        order: modalities that are looked at; also: others, where they are given. tumour: whether its mask is; None: where there is one. labelled: whether
+            labels are looked at.
 
     Raises:
         BadInput: one line that names row and column, what was expected and received, for the first five errors and
@@ -124,7 +132,7 @@ def read_volume_manifest(
     check_rows(rows, path)
     wrong = [[*cell_errors(row, needed), *(label_errors(row, classes) if labelled else ())] for row in rows]
     raise_all([error for errors in wrong for error in errors], path)
-    pairs = [(row, _parsed(row, path.parent, order, tumour)) for row in rows]
+    pairs = [(row, _parsed(row, path.parent, [*order, *also], tumour)) for row in rows]
     if not labelled:
         pairs = [(row, replace(case, label=None)) for row, case in pairs]
     raise_all([*name_errors(pairs), *patient_errors(pairs)], path)
@@ -132,7 +140,7 @@ def read_volume_manifest(
     return VolumeManifest(path, cases, classes, _sha256(cases))
 
 
-def _parsed(row: Row, folder: Path, order: Sequence[str], tumour: bool) -> VolumeCase:
+def _parsed(row: Row, folder: Path, order: Sequence[str], tumour: bool | None) -> VolumeCase:
     """The case of a row whose cells are good by themselves; nothing is looked at yet."""
     cell = {column: value or None for column, value in row.cells.items()}
 
@@ -146,7 +154,7 @@ def _parsed(row: Row, folder: Path, order: Sequence[str], tumour: bool) -> Volum
         patient=row.cells["patient"],
         label=cell.get("label"),
         brain=file(BRAIN),
-        tumour=file(TUMOUR) if tumour else None,
+        tumour=None if tumour is False else file(TUMOUR),
         fold=plain_fold(row.cells["fold"]) if cell.get("fold") else None,
         centre=cell.get("centre"),
         stratum=cell.get("type"),
@@ -195,11 +203,12 @@ def check_volume(path: Path) -> None:
     import nibabel
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
     try:
         image: Any = nibabel.load(path)
         shape = image.shape
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, WrapStructError, ValueError) as error:
         reason = "there is none" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
         raise BadVolume(f"expected a NIfTI file, {reason}: {path}") from error
     if len(shape) < 3 or max(shape[3:], default=1) > 1:

@@ -130,6 +130,12 @@ def planned(config: VolumeConfig) -> VolumePlan:
     for split in splits:
         if not split.train or not split.test:
             raise BadInput(f"expected cases to train and to test on, {split.name} lacks some: {manifest.path}")
+        there = {case.label for case in split.train}
+        if config.labelled and (lacking := [name for name in config.data.classes if name not in there]):
+            raise BadInput(
+                f"expected cases of every class to train on, {split.name} has none of {lacking[0]!r}: give some, or "
+                f"leave it out of the classes: {manifest.path}"
+            )
     runs = plan_runs(config, splits)
     with without_startup_notices():
         parameters = {arm.name: _parameters(arm, len(config.data.classes)) for arm in config.arms}

@@ -130,14 +130,15 @@ def answers_of(run: NetworkRun, bench: Bench) -> Answers:
             told(Progress(number, len(cases), math.nan, case.name))
         found.append(ask(bench.regions.read(case, run.arm.rule)))
     truth = np.array([classes.index(str(case.label)) for case in cases], np.int64)
-    probabilities = np.stack(found).astype(np.float32)
+    probabilities, names = np.stack(found).astype(np.float32), np.array([case.name for case in cases], np.str_)
     answers = Answers(
         truth=truth,
         probabilities=probabilities,
-        slides=np.array([case.name for case in cases], np.str_),
-        cases=np.array([case.patient for case in cases], np.str_),
+        slides=names,
+        cases=names,
         slide_truth=truth,
         calls=called(probabilities),
+        patients=np.array([case.patient for case in cases], np.str_),
     )
     answers.save(path)
     return answers

@@ -19,6 +19,7 @@ from digipath.training.volume_config import VolumeArm
 from digipath.training.volume_manifest import VolumeCase
 from digipath.training.volume_regions import Regions
 from digipath.volume_augment import VolumeAugmentation, changed
+from digipath.volume_rois import VolumeRule
 
 CHANGES = 3  # the stream of random numbers of changes, beside that of `digipath.training.rounds`
 
@@ -95,7 +96,7 @@ class VolumeSource:
         if augmentation is None:
             return pixels
         if isinstance(augmentation, VolumeAugmentation):
-            return changed(pixels, augmentation, rng)
+            return changed(pixels, augmentation, rng, beyond=beyond(pixels, self.arm.rule))
         picture = np.rint(pixels).astype(np.uint8)
         if isinstance(augmentation, SliceAugmentation):
             picture = changed_slice(picture, augmentation, rng)
@@ -103,3 +104,14 @@ class VolumeSource:
             for name, level in ((), *SVHN_OPERATIONS.values())[image]:
                 picture = operated(picture, name, level)
         return picture.astype(np.float32)
+
+
+def beyond(pixels: NDArray[np.float32], rule: VolumeRule) -> NDArray[np.float32]:
+    """(channels,) what lies beyond a region (X, Y, Z, channels): its background.
+
+    Standardised inside the brain that is 0; over the whole image it is the least value of a region that has any
+    background, and where a region lies within the brain its darkest tissue.
+    """
+    if rule.standardise == "brain":
+        return np.zeros(pixels.shape[-1], np.float32)
+    return pixels.min(axis=(0, 1, 2))

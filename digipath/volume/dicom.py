@@ -6,6 +6,7 @@ DICOM's millimetres are LPS (PS3.3 C.7.6.2.1.1): x to the patient's left, y to t
 from __future__ import annotations
 
 import locale
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,9 +27,16 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 UNEVEN = 0.01  # of the distance between slices, and at least so many mm: more is a gap
 ASIDE_MM = 0.1  # that a slice may lie off the line through the others
 TURNED = 1e-3  # by which components of unit vectors may differ
+# The Media Storage SOP Class of a file, (0002,0002), which stands at its beginning in one way of writing (PS3.10, 7.1).
+SOP_CLASS = re.compile(rb"\x02\x00\x02\x00UI..([0-9.]+)", re.DOTALL)
+# Of what lies beside images without pixels (PS3.4, B.5): spectra, waveforms, presentation states, raw data, documents,
+# encapsulated documents, radiotherapy.
+NO_IMAGES = tuple(
+    b"1.2.840.10008.5.1.4.1.1." + last for last in (b"4.2", b"9.", b"11.", b"66", b"88.", b"104.", b"481.")
+)
 MISSING_SLICES = 1.9  # distance over thickness: every second slice may be missing
 
-_PATIENT, _SERIES, _DESCRIPTION = "0010|0020", "0020|000e", "0008|103e"
+_PATIENT, _SERIES, _DESCRIPTION, _FRAME = "0010|0020", "0020|000e", "0008|103e", "0020|0052"
 _POSITION, _ORIENTATION, _SPACING, _THICKNESS = "0020|0032", "0020|0037", "0028|0030", "0018|0050"
 
 
@@ -40,6 +48,7 @@ class _Slice:
     series: str
     description: str
     patient: str
+    frame: str
     size_px: tuple[int, int]  # columns, rows
     position_mm: NDArray[np.float64]
     along_row: NDArray[np.float64]
@@ -82,7 +91,9 @@ def read_series(folder: Path) -> Scan:
     affine[:3, 3] = first.position_mm
     values = np.stack([_pixels(one.path).T for one in slices], axis=2)
     notes = _notes(first, float(np.linalg.norm(step_mm)), folder)
-    return checked_scan(folder, values, LPS_TO_RAS @ affine, patient=first.patient or None, notes=notes)
+    return checked_scan(
+        folder, values, LPS_TO_RAS @ affine, patient=first.patient or None, frame=first.frame or None, notes=notes
+    )
 
 
 @contextmanager
@@ -96,7 +107,10 @@ def own_locale() -> Iterator[None]:
 
 
 def _headers(folder: Path) -> Iterator[tuple[Path, ImageFileReader]]:
-    """The DICOM files directly in a folder, by name, with their headers read; other files are passed over."""
+    """The DICOM files directly in a folder, by name, with their headers read; others are passed over.
+
+    Raises BadVolume: one that cannot be read, though it is an image as far as it says.
+    """
     from SimpleITK import ImageFileReader
 
     for path in sorted(folder.iterdir()):
@@ -109,15 +123,19 @@ def _headers(folder: Path) -> Iterator[tuple[Path, ImageFileReader]]:
             with own_locale():
                 reader.ReadImageInformation()
         except RuntimeError as error:
-            if _claims_dicom(path):
+            if _claims_image(path):
                 raise BadVolume(f"expected a DICOM image, cannot read {path}; is it whole?") from error
             continue
         yield path, reader
 
 
-def _claims_dicom(path: Path) -> bool:
+def _claims_image(path: Path) -> bool:
+    """Whether a file that cannot be read as an image says that it is one, or is DICOM and says nothing."""
     with path.open("rb") as file:
-        return path.suffix.lower() == ".dcm" or file.read(132)[128:] == b"DICM"
+        start = file.read(1024)
+    if found := re.search(SOP_CLASS, start):
+        return not found[1].startswith(NO_IMAGES)
+    return path.suffix.lower() == ".dcm" or start[128:132] == b"DICM"
 
 
 def _slice(path: Path, header: ImageFileReader) -> _Slice:
@@ -134,7 +152,8 @@ def _slice(path: Path, header: ImageFileReader) -> _Slice:
     spacing = _numbers(header, _SPACING, 2, path)
     thickness = _text(header, _THICKNESS)
     return _Slice(
-        path, _text(header, _SERIES), _text(header, _DESCRIPTION), _text(header, _PATIENT), (columns, rows),
+        path, _text(header, _SERIES), _text(header, _DESCRIPTION), _text(header, _PATIENT), _text(header, _FRAME),
+        (columns, rows),
         _numbers(header, _POSITION, 3, path), along_row, along_column, (float(spacing[0]), float(spacing[1])),
         float(thickness) if thickness.replace(".", "", 1).isdigit() else None,
     )  # fmt: skip

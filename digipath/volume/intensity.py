@@ -51,8 +51,9 @@ def standardised(volume: Volume, inside: str = "brain") -> Volume:
 
     Args:
         volume: any intensities.
-        inside: "brain": mean and deviation of the brain's voxels, 0 outside of it. "image": of all voxels; what was 0
-            outside the brain becomes negative, and its border a steep step, which networks then look at.
+        inside: "brain": mean and deviation of what each modality shows of the brain, 0 elsewhere. "image": of all
+            voxels; what was 0 outside the brain becomes negative, and its border a steep step, which networks then
+            look at.
 
     Raises:
         BadInput: `inside` is neither.
@@ -65,13 +66,28 @@ def standardised(volume: Volume, inside: str = "brain") -> Volume:
     if inside not in ("brain", "image"):
         raise BadInput(f"standardise inside brain or image, got {inside!r}")
     voxels = np.zeros_like(volume.voxels, np.float32)
-    where = volume.brain if inside == "brain" else np.ones_like(volume.brain)
     for channel, modality in enumerate(volume.modalities):
-        values = volume.voxels[..., channel][where].astype(np.float64)  # float32 loses digits over millions
-        if values.min() == values.max():
-            raise BadVolume(f"expected different intensities in the {inside}, {modality} is {values[0]:g} everywhere")
+        own = volume.voxels[..., channel]
+        where = _shown(own, volume.brain) if inside == "brain" else np.ones_like(volume.brain)
+        values = own[where].astype(np.float64)  # float32 loses digits over millions
+        if not values.size or values.min() == values.max():
+            what = f"{values[0] if values.size else 0:g} everywhere"
+            raise BadVolume(f"expected different intensities in the {inside}, {modality} is {what}")
         voxels[where, channel] = (values - values.mean()) / values.std()
     return replace(volume, voxels=voxels, notes=(*volume.notes, f"intensities standardised inside the {inside}"))
+
+
+def _shown(values: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where a modality (X, Y, Z) shows the brain: all but zeros that reach the outside, where its own field ended.
+
+    Zeros with other values all around them are intensities, as fluid has in FLAIR.
+    """
+    from scipy.ndimage import binary_fill_holes
+
+    measured = values != 0
+    if measured[brain].all():
+        return brain
+    return np.asarray(binary_fill_holes(measured) & brain)
 
 
 def _check_scanners(values: NDArray[np.float32], modality: str) -> None:

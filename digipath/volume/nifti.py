@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from digipath.errors import BadInput, BadVolume
 from digipath.files import write_atomically
-from digipath.volume.scan import Scan, checked_scan
+from digipath.volume.scan import Grid, Scan, checked_scan
 
 if TYPE_CHECKING:
     from nibabel import Nifti1Image
 
 GZIP = b"\x1f\x8b"
 NIFTI_2 = 540  # the length of its header, which begins with this number
-SCANNER = 1  # code of an affine: the scanner's millimetres
+UNKNOWN, SCANNER = 0, 1  # codes of an affine: there is none; the scanner's millimetres
 TO_MM = {1: 1000.0, 3: 0.001}  # codes of metres and micrometres; anything else is taken for millimetres
 WRITTEN = (np.dtype(np.float32), np.dtype(np.uint8), np.dtype(np.bool_))
 
@@ -62,7 +62,8 @@ def write_nifti(path: str | Path, values: NDArray[Any], affine_mm: NDArray[np.fl
     Args:
         path: ends in `.nii.gz`; its folder exists.
         values: (X, Y, Z) float32, uint8, or bool, which becomes uint8.
-        affine_mm: (4, 4) voxel index → RAS millimetres of a voxel's centre, written as qform and sform.
+        affine_mm: (4, 4) voxel index → RAS millimetres of a voxel's centre, written as sform, and as qform where that
+            can say it: a qform has no shear, and a reader that prefers one would look at other places.
 
     Raises:
         BadInput: another name, shape or type.
@@ -78,6 +79,8 @@ def write_nifti(path: str | Path, values: NDArray[Any], affine_mm: NDArray[np.fl
     image = Nifti1Image(values.astype(np.uint8) if values.dtype == bool else values, affine_mm)
     image.set_sform(affine_mm, code=SCANNER)
     image.set_qform(affine_mm, code=SCANNER)
+    if not Grid(values.shape, image.get_qform()).same_as(Grid(values.shape, affine_mm)):
+        image.set_qform(None, code=UNKNOWN)
     image.header.set_xyzt_units("mm")
     write_atomically(path, gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))  # a time would change the bytes
 

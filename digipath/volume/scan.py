@@ -46,7 +46,8 @@ class Scan:
         path: the file or folder.
         values: (X, Y, Z) float32, finite, in the RAS order nearest to the file's own.
         grid: where they are.
-        patient: the patient's identity where the file states one.
+        patient: the patient's identity where the file states one. frame: that of its millimetres (DICOM's Frame of
+            Reference UID), likewise.
         notes: what a reader of the result should know about the file.
     """
 
@@ -54,12 +55,13 @@ class Scan:
     values: NDArray[np.float32]
     grid: Grid
     patient: str | None = None
+    frame: str | None = None
     notes: tuple[str, ...] = ()
 
 
 def checked_scan(
     path: Path, values: NDArray[Any], affine_mm: NDArray[np.float64], *,
-    patient: str | None = None, notes: tuple[str, ...] = (),
+    patient: str | None = None, frame: str | None = None, notes: tuple[str, ...] = (),
 ) -> Scan:  # fmt: skip
     """Values (X, Y, Z) of any axis order with their affine to RAS millimetres → a `Scan` in RAS order.
 
@@ -77,7 +79,7 @@ def checked_scan(
     _check_affine(affine_mm, path)
     order = io_orientation(affine_mm)
     x, y, z = (turned := apply_orientation(values, order)).shape
-    return Scan(path, turned, Grid((x, y, z), affine_mm @ inv_ornt_aff(order, values.shape)), patient, notes)
+    return Scan(path, turned, Grid((x, y, z), affine_mm @ inv_ornt_aff(order, values.shape)), patient, frame, notes)
 
 
 def resampled(scan: Scan, grid: Grid, *, nearest: bool = False) -> NDArray[np.float32]:
