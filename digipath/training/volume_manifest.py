@@ -117,8 +117,8 @@ def read_volume_manifest(
 
     Args:
         classes: names that `label` may have, in rising order of malignancy.
-        order: modalities that are looked at; also: others, where they are given. tumour: whether its mask is; None: where there is one. labelled: whether
-            labels are looked at.
+        order: modalities that are looked at; also: others, where they are given.
+        tumour: whether its mask is looked at; None: where there is one. labelled: whether labels are.
 
     Raises:
         BadInput: one line that names row and column, what was expected and received, for the first five errors and
