@@ -24,8 +24,8 @@ STAGES = {
 SENTENCES = {
     "burden_files", "calibrated_cards", "coarser_maps", "evaluation", "evaluation_report", "fusion_evaluation",
     "grading", "grading_evaluation", "networks", "node_maps", "pipeline", "planning", "reporting", "result",
-    "run_record", "scoring", "slide_stain", "staging", "tiling", "training", "tumour", "tumour_burden", "volume_evaluation",
-    "volume_rois", "where_to_look",
+    "run_record", "scoring", "slide_stain", "staging", "tiling", "training", "tumour", "tumour_burden",
+    "volume_evaluation", "volume_rois", "where_to_look",
 }  # fmt: skip
 DOORS = {"__init__", "__main__", "cli", "demo", "progress", "webapp"}
 KERAS_ROOMS = {"nn", "runtime", "explanations", "training"}

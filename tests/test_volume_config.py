@@ -74,7 +74,7 @@ def test_alexnet_is_as_lo_has_it(tmp_path):
 
 
 def test_a_network_is_built_for_the_sides_of_its_region(tmp_path):
-    assert base(tmp_path, "[volume]\nsize = [96, 80, 64]").spec(2)["config"]["patch"] == [96, 80, 64]
+    assert base(tmp_path, "[volume]\nsize = [96, 96, 64]").spec(2)["config"]["patch"] == [96, 96, 64]
 
 
 def test_the_file_comes_before_the_paper(tmp_path):
