@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from digipath.errors import BadInput
 from digipath.explanations import METHODS, RandomisationCheck
-from digipath.explanations.randomisation import HIGHEST, rank_correlation
+from digipath.explanations.randomisation import rank_correlation
 
 sys.path.insert(0, str(Path(__file__).parent))
 import explained_by_hand
@@ -29,19 +29,23 @@ def test_the_rank_correlation_gives_equal_values_their_mean_rank():
     assert four == pytest.approx(3 / np.sqrt(4.5 * 5))
 
 
-def test_it_is_passed_up_to_an_absolute_correlation_of_0_3():
+def test_it_is_passed_up_to_a_mean_correlation_of_0_3_either_way():
     assert RandomisationCheck((0.3,)).passed
     assert RandomisationCheck((-0.3,)).passed
     assert not RandomisationCheck((0.301,)).passed
     assert not RandomisationCheck((-0.301,)).passed
     assert not RandomisationCheck((), constant=40).passed, "nothing was compared"
+    scattered = RandomisationCheck((0.9, -0.4, 0.1, -0.2))
+    assert (scattered.shared, scattered.alike) == (pytest.approx(0.1), pytest.approx(0.3))
+    assert scattered.passed
 
 
-def test_correlations_of_other_sign_do_not_cancel():
+def test_a_map_that_some_random_networks_turn_around_fails():
     turned = RandomisationCheck((0.9, -0.9, 0.9, -0.9))
-    assert (turned.correlation, turned.passed) == (pytest.approx(0.9), False)
-    assert RandomisationCheck((0.1, -0.5)).correlation == pytest.approx(0.3)
-    assert RandomisationCheck(()).correlation == 0
+    assert (turned.shared, turned.alike, turned.passed) == (pytest.approx(0), pytest.approx(0.9), False)
+    assert RandomisationCheck((0.5, -0.5)).passed
+    assert not RandomisationCheck((0.51, -0.51)).passed
+    assert (RandomisationCheck(()).shared, RandomisationCheck(()).alike) == (0, 0)
 
 
 def brightness(weight):
@@ -64,7 +68,7 @@ def test_an_explanation_that_ignores_the_weights_fails():
 
     image = np.random.default_rng(0).random((16, 16, 1))
     check = randomisation_check(brightness(1.0), image, target=0, networks=5)
-    assert check.correlation == pytest.approx(1)
+    assert check.shared == pytest.approx(1)
     assert check.correlations == pytest.approx([1] * 5)
     assert 0 < check.constant < 15
     assert not check.passed
@@ -93,7 +97,7 @@ def test_where_all_random_maps_are_constant_nothing_is_compared():
     network = keras.Model(image, x)
     network.get_layer("conv").set_weights([np.ones((3, 3, 1, 1)), np.zeros(1)])
     check = randomisation_check(network, np.random.default_rng(0).random((8, 8, 1)), target=0, networks=2)
-    assert (check.correlation, check.correlations, check.constant) == (0.0, (), 8)
+    assert (check.shared, check.correlations, check.constant) == (0.0, (), 8)
     assert not check.passed
 
 
@@ -158,7 +162,7 @@ def test_pixels_outside_of_the_mask_do_not_count():
     options = {"method": METHODS[1], "target": 0}
     everywhere = randomisation_check(network, pixels, **options, networks=3)
     within = randomisation_check(network, pixels, **options, networks=3, inside=inside)
-    assert everywhere.correlation > max(0.8, within.correlation + 0.1)
+    assert everywhere.shared > max(0.8, within.shared + 0.1)
     drawn, own = np.random.default_rng(0), explain(network, pixels, **options)
     for found in within.correlations:
         heat = explain(_randomised(network, drawn), pixels, **options)
@@ -241,12 +245,9 @@ def test_its_explanations_are_not_those_of_random_networks(trained, method):
     from digipath.explanations import randomisation_check
 
     network, (voxels, labels, _) = trained
-    checks = [
-        randomisation_check(network, volume, method=method, target=1, seed=seed)
-        for seed, volume in enumerate(voxels[labels == 1][:4])
-    ]
-    assert {len(check.correlations) for check in checks} == {10}
-    assert np.mean([check.correlation for check in checks]) <= HIGHEST, checks
+    check = randomisation_check(network, voxels[labels == 1][0], method=method, target=1, networks=20)
+    assert check.passed, check
+    assert len(check.correlations) == 20
 
 
 @pytest.mark.keras

@@ -108,7 +108,8 @@ def _record(found: Explained, out: Path) -> dict[str, Any]:
         "probability": float(found.probabilities[found.target]),
         "probabilities": dict(zip(classes, found.probabilities.tolist(), strict=True)),
         "check": check and {
-            "correlation": check.correlation,
+            "shared": check.shared,
+            "alike": check.alike,
             "correlations": list(check.correlations),
             "constant": check.constant,
             "passed": check.passed,
@@ -136,4 +137,5 @@ def _in_words(check: RandomisationCheck) -> str:
     verdict = "passed" if check.passed else "FAILED"
     count = len(check.correlations)
     networks = f"{count} {'network' if count == 1 else 'networks'} of random weights"
-    return f"check: {verdict}, mean absolute rank correlation {check.correlation:.2f} (at most 0.3) with {networks}"
+    told = f"rank correlation with {networks}: mean {check.shared:.2f} (at most 0.3 either way)"
+    return f"check: {verdict}, {told}, median without signs {check.alike:.2f} (at most 0.5)"
