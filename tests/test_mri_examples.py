@@ -48,8 +48,9 @@ def test_the_share_at_the_border_is_of_the_map_within_two_voxels():
 @pytest.mark.slow
 @pytest.mark.keras
 def test_mri_graders_are_made_from_generated_cases(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(example_scripts.EXAMPLES)  # its other processes look it up there
     script = example_scripts.load("train_mri_graders")
-    words = ("--cases", 33, "--unseen", 6, "--epochs", 1, "--out", tmp_path, "--name", "tiny-v1")
+    words = ("--cases", 33, "--unseen", 6, "--epochs", 2, "--out", tmp_path, "--name", "tiny-v1")
     run(script, monkeypatch, *words)
     card = load_card(str(tmp_path / "weights" / "tiny-v1.json"))
     assert card.record["members"] == ["tiny-v1-four", "tiny-v1-t1c"]
