@@ -254,8 +254,8 @@ def _notes(missing: Mapping[str, list[str]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for member, names in missing.items():
         for name in names:
-            found.setdefault(name, []).append(f"without {member}")
-    return found
+            found.setdefault(name, []).append(f"{member} did not vote")
+    return dict(sorted(found.items()))
 
 
 @contextmanager

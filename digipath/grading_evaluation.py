@@ -253,7 +253,7 @@ def write_evaluation(
     made = heading("evaluate")
     notes = [f"Without any tile, and not scored: {', '.join(record['left_out'])}"] if record["left_out"] else []
     notes += [f"{told}." for told in lost_told(record["unreadable"])]
-    notes += _each_note_once(record["notes"])
+    notes += notes_told(record["notes"])
     notes += [CALLED] if isinstance(graders, BagGraders) else []
     page = GradingInput(
         title=title,
@@ -279,7 +279,7 @@ def lost_told(unreadable: Mapping[str, int | str]) -> list[str]:
     ]
 
 
-def _each_note_once(notes: Mapping[str, Sequence[str]]) -> list[str]:
+def notes_told(notes: Mapping[str, Sequence[str]]) -> list[str]:
     """What was noted, each with the cases that it is about."""
     about: dict[str, list[str]] = {}
     for case, told in notes.items():

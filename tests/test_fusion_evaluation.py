@@ -69,7 +69,7 @@ def test_cases_are_scored_as_they_are_graded(fusion, manifest, asked, tmp_path):
     # a: grade 2. b: the mean of grade 2 and 4, of which the higher counts. c: (0.15, 0.4, 0.45). d: grade 4.
     assert matrix == [[1, 0, 0], [0, 0, 2], [0, 0, 1]]
     assert found["missing"] == {"brain-v1": ["a", "b", "d"], "t1c-v1": ["a", "b"], "slides-v1": ["c", "d"]}
-    assert found["notes"]["d"] == ["without brain-v1", "without slides-v1"]
+    assert found["notes"]["d"] == ["brain-v1 did not vote", "slides-v1 did not vote"]
     assert found["data"] == "4 cases of 3 patients; patients.csv"
     assert {"scores.json", "evaluation.html", "cases/a/case.json", "cases/d/t1c-v1/run.json"} <= parts(tmp_path / "out")
     assert not any("explanations/" in name for name in parts(tmp_path / "out"))
@@ -127,7 +127,7 @@ def test_the_command_tells_scores_and_who_did_not_vote(fusion, manifest, asked, 
     assert cli.main(["evaluate", "--weights", fusion, "--manifest", str(manifest)]) == 0
     out = capsys.readouterr().out
     assert "all classes, per case (4):" in out
-    assert "slides-v1 did not vote in 2 of 4 cases" in out
+    assert "c, d: slides-v1 did not vote" in out
     assert cli.main(["evaluate", "--weights", fusion, "--manifest", str(manifest), "--json"]) == 0
     assert np.sum(json.loads(capsys.readouterr().out)["scores"]["all classes"]["case"]["scores"]["confusion"]) == 4
     assert cli.main(["evaluate", "--weights", fusion, "--manifest", str(manifest), "--views", "8"]) == 2

@@ -257,6 +257,7 @@ def test_the_command_line_tells_the_scores(data, cards, tmp_path, capfd):
     assert code == 0
     assert "MRI of 4 cases of 4 patients" in out
     assert "all classes, per case (4):" in out
+    assert "\ncase0, case1, case2, case3: brain mask from voxels that are not 0, 30 ml" in out
     assert "  accuracy                   0.5  [" in out
     assert f"page: {tmp_path / 'out'}/evaluation.html" in out
     assert "Scores on images a network was trained on say nothing about new ones" in out

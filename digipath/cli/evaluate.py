@@ -165,7 +165,7 @@ def _refuse_idle(arguments: argparse.Namespace, usual: Mapping[str, Any], why: s
 
 
 def _tell_grades(found: dict[str, Any]) -> None:
-    from digipath.grading_evaluation import lost_told
+    from digipath.grading_evaluation import lost_told, notes_told
 
     print(found["data"])
     for question, levels in found["scores"].items():
@@ -177,8 +177,8 @@ def _tell_grades(found: dict[str, Any]) -> None:
                 print(f"  {name:26} {'undefined' if value is None else f'{value:.4g}'}{between}")
     if found["left_out"]:
         print(f"without any tile, not scored: {', '.join(found['left_out'])}")
-    for name, cases in found.get("missing", {}).items():
-        print(f"{name} did not vote in {len(cases)} of {found['cases']} cases")
+    for note in notes_told(found["notes"]):
+        print(note)
     for told in lost_told(found["unreadable"]):
         print(f"WARNING: {told}")
     print(SEEN)

@@ -28,7 +28,7 @@ exit codes:
   0    done{done}
   2    bad input or usage, one line says what
   3    done, but some tiles could not be read
-  130  interrupted, the same command goes on
+  130  interrupted, the same command goes on{interrupted}
 """
 TO_TRAIN = """
 to train on these tiles:
@@ -58,7 +58,9 @@ def _add_grade(verbs: Any) -> None:  # noqa: ANN401
         "  digipath grade --t1 t1.nii.gz --t1c t1c.nii.gz --t2 t2.nii.gz --flair flair.nii.gz   MRI, skull-stripped\n"
         "  digipath grade --t1c series/ --brain brain.nii.gz --tumour tumour.nii.gz   a DICOM series, with masks\n"
         "  digipath grade --slide slide.svs --t1 … --t1c … --t2 … --flair …   one grade from both modalities\n",
-        more=EXIT_CODES.format(done='; where there is no tile to grade, a line says "no grade" and why'),
+        more=EXIT_CODES.format(
+            done='; where there is no tile to grade, a line says "no grade" and why', interrupted="; MRI starts over",
+        ),
     )
     verb.add_argument("slides", nargs="*", help="slides, images or folders of tiles of one case")
     verb.add_argument("--slide", action="append", default=[], metavar="FILE", help="the same; may be repeated")
@@ -239,7 +241,7 @@ def _add_tiles(verbs: Any) -> None:  # noqa: ANN401
         "  digipath tiles slide.svs --at-mpp 0.25 --tile 512 --tissue white-tiles --least-tissue 0.25\n"
         "  digipath tiles slide.svs --stain macenko        all in the stain of one reference\n"
         "  digipath tiles slide.svs --format none          the table alone\n",
-        more=TO_TRAIN + EXIT_CODES.format(done=""),
+        more=TO_TRAIN + EXIT_CODES.format(done="", interrupted=""),
     )
     verb.add_argument("slide", help="a whole-slide image, or a JPEG, PNG or TIFF with --mpp")
     verb.add_argument("--out", metavar="FOLDER", help="where tiles go (default: ./<slide>.tiles)")
