@@ -20,7 +20,7 @@ from digipath.networks import Networks
 from digipath.runtime import Choice
 from digipath.scoring import CaseScore, Sample, Scoring, score_cases, summary
 from digipath.slide import images_in
-from digipath.training.cases import plain_fold
+from digipath.training.cases import of_fold
 from digipath.training.manifest import read_manifest
 from digipath.values import Predictor, ProgressCallback
 from digipath.weights import DEFAULT
@@ -193,13 +193,10 @@ def _cases(
     path: str | Path, fold: str | None, classes: Sequence[str], labels: Labels, at_mpp: float | None
 ) -> _Cases:
     manifest = read_manifest(path, classes=classes, labels=labels, at_mpp=at_mpp, with_lesions=False)
-    cases = [case for case in manifest.cases if fold is None or case.fold == plain_fold(fold)]
-    if not cases:
-        folds = ", ".join(sorted({case.fold or "none" for case in manifest.cases}))
-        raise BadInput(f"no case has the fold {fold!r}; the manifest has {folds}: {manifest.path}")
+    cases = of_fold(manifest.cases, fold, manifest.path)
     samples = [Sample(case.name, case.slide, case.annotation, case.mpp, patient=case.patient) for case in cases]
-    patients, of_fold = len({case.patient for case in cases}), "" if fold is None else f", fold {fold}"
-    told = f"{len(cases)} cases of {patients} patients{of_fold}; manifest {manifest.path.name}"
+    patients, of_it = len({case.patient for case in cases}), "" if fold is None else f", fold {fold}"
+    told = f"{len(cases)} cases of {patients} patients{of_it}; manifest {manifest.path.name}"
     return _Cases(samples, f"{told}, sha256 {manifest.sha256}")
 
 

@@ -28,7 +28,6 @@ from digipath.files import made_folder
 from digipath.grading import fusion
 from digipath.grading.case import grade
 from digipath.grading_evaluation import write_evaluation
-from digipath.measure.tile_grades import leading_of_each
 from digipath.result import Grade
 from digipath.training.cases import (
     cell_errors,
@@ -36,6 +35,7 @@ from digipath.training.cases import (
     check_rows,
     label_errors,
     name_errors,
+    of_fold,
     patient_errors,
     plain_fold,
 )
@@ -120,25 +120,22 @@ def evaluate_fusion(
     found = fusion.published(load_card(weights))
     classes, path = found.card.classes, Path(manifest)
     cases = read_fused_cases(path, classes)
-    chosen = [case for case in cases if fold is None or case.fold == plain_fold(fold)]
-    if not chosen:
-        folds = ", ".join(sorted({case.fold or "none" for case in cases}))
-        raise BadInput(f"no case has the fold {fold!r}; the manifest has {folds}: {path}")
+    chosen = of_fold(cases, fold, path)
     asker = _Asker(weights, classes, calibrated)
     with _folder(out) as folder:
         try:
             answers = asker.answers(chosen, folder / CASES, progress=progress, cancel=cancel)
         except Cancelled as error:
             raise Cancelled(f"{error}; {'nothing was kept' if out is None else 'the same call goes on'}") from error
-    patients, of_fold = len({case.patient for case in chosen}), "" if fold is None else f", fold {fold}"
+    patients, of_it = len({case.patient for case in chosen}), "" if fold is None else f", fold {fold}"
     record = {
         "classes": list(classes),
         "cases": len(chosen),
-        "data": f"{len(chosen)} cases of {patients} patients{of_fold}; {path.name}",
+        "data": f"{len(chosen)} cases of {patients} patients{of_it}; {path.name}",
         "left_out": [],
         "unreadable": asker.unreadable,
         "missing": asker.missing,
-        "notes": _notes(asker.missing),
+        "notes": asker.notes,
         "scores": scored(answers, classes, levels=(CASE,)),
     }
     if out is not None:
@@ -190,6 +187,8 @@ def _file_errors(row: Row, folder: Path) -> Iterator[BadInput]:
     slides, volumes, masks = _files(row, folder)
     if not slides and not volumes:
         yield row.error(SLIDES, "expected slides or volumes in each row, both are blank")
+    elif masks and not volumes:
+        yield row.error(next(iter(masks)), "expected volumes that the mask is of, there are none")
     for column, path in [*((SLIDES, slide) for slide in slides), *volumes.items(), *masks.items()]:
         if not path.exists():
             yield row.error(column, f"expected a file or folder, found nothing: {path}")
@@ -206,6 +205,7 @@ class _Asker:
     calibrated: bool
     missing: dict[str, list[str]] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
     def answers(
         self, cases: list[FusedCase], folder: Path, *, progress: ProgressCallback | None, cancel: Cancel | None
@@ -238,24 +238,15 @@ class _Asker:
         return grade(case.slides, case.volumes, weights=self.weights, out=folder, **options)
 
     def _answer(self, case: FusedCase, graded: Grade) -> Answers:
-        """Its row; who did not vote is noted."""
+        """Its row; who did not vote, and what the grade notes, goes into `missing` and `notes`."""
         verdict = graded.verdict
         assert verdict is not None
         for name in verdict["missing"]:
             self.missing.setdefault(name, []).append(case.name)
-        vote = np.array([[verdict["probabilities"][name] for name in self.classes]], np.float32)
-        label = self.classes.index(case.label)
-        about: dict[str, Any] = {"slide": case.name, "case": case.name, "label": label, "patient": case.patient}
-        return Answers.of_slide(np.array([label]), vote, leading_of_each(vote), **about)
-
-
-def _notes(missing: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """Case → which members did not vote."""
-    found: dict[str, list[str]] = {}
-    for member, names in missing.items():
-        for name in names:
-            found.setdefault(name, []).append(f"{member} did not vote")
-    return dict(sorted(found.items()))
+        if told := [*(f"{name} did not vote" for name in verdict["missing"]), *graded.notes]:
+            self.notes[case.name] = told
+        vote = np.array([verdict["probabilities"][name] for name in self.classes])
+        return Answers.of_case(case.name, case.patient, self.classes.index(case.label), vote)
 
 
 @contextmanager

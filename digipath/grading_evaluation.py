@@ -27,7 +27,7 @@ from digipath.measure.tile_grades import called
 from digipath.report import NOTICE, GradingInput, grading_page
 from digipath.run_record import heading
 from digipath.training.bag_cards import CALLED
-from digipath.training.cases import plain_fold
+from digipath.training.cases import of_fold
 from digipath.training.graded_manifest import graded_folder, read_graded_manifest
 from digipath.training.grading_pages import levels_of
 from digipath.training.grading_results import LEVELS, TILE, Answers, scored
@@ -102,10 +102,7 @@ def evaluate_graders(
             f"evaluate it by a manifest of slides: {folder}"
         )
     found = _manifest(graders, manifest, folder, mpp)
-    cases = [case for case in found.cases if fold is None or case.fold == plain_fold(fold)]
-    if not cases:
-        folds = ", ".join(sorted({case.fold or "none" for case in found.cases}))
-        raise BadInput(f"no case has the fold {fold!r}; the manifest has {folds}: {found.path}")
+    cases = of_fold(found.cases, fold, found.path)
     asker = _Asker(graders, views, least_label, draw, cancel)
     answered = []
     for number, case in enumerate(cases):
@@ -151,8 +148,8 @@ def _manifest(
 
 
 def _told(manifest: Manifest, cases: Sequence[TrainingCase], fold: str | None) -> str:
-    of_fold, patients = "" if fold is None else f", fold {fold}", len({case.patient for case in cases})
-    return f"{len(cases)} slides of {patients} patients{of_fold}; {manifest.path.name}, sha256 {manifest.sha256}"
+    of_it, patients = "" if fold is None else f", fold {fold}", len({case.patient for case in cases})
+    return f"{len(cases)} slides of {patients} patients{of_it}; {manifest.path.name}, sha256 {manifest.sha256}"
 
 
 @dataclass

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from digipath.errors import BadInput, BadPredictor, BadVolume, Cancelled, NotFound, UnknownWeights
 from digipath.files import made_folder
 from digipath.grading import volume_networks
@@ -16,8 +14,7 @@ from digipath.grading.volume_files import OpenedVolume, VolumeFiles
 from digipath.grading.volume_networks import VolumeGraders
 from digipath.grading_evaluation import write_evaluation
 from digipath.measure.fusion import fused
-from digipath.measure.tile_grades import leading_of_each
-from digipath.training.cases import plain_fold
+from digipath.training.cases import of_fold
 from digipath.training.grading_results import CASE, Answers, scored
 from digipath.training.volume_manifest import VolumeCase, read_volume_manifest
 from digipath.values import Cancel, Progress, ProgressCallback
@@ -57,17 +54,14 @@ def evaluate_volumes(
         raise BadInput(f"{weights} grades MRI; expected a manifest of cases to evaluate it on")
     graders = volume_networks.published(weights, calibrated=calibrated)
     found = read_volume_manifest(manifest, classes=graders.classes, **_columns(graders))
-    cases = [case for case in found.cases if fold is None or case.fold == plain_fold(fold)]
-    if not cases:
-        folds = ", ".join(sorted({case.fold or "none" for case in found.cases}))
-        raise BadInput(f"no case has the fold {fold!r}; the manifest has {folds}: {found.path}")
+    cases = of_fold(found.cases, fold, found.path)
     asker = _Asker(graders)
     answers = asker.answers(cases, progress=progress, cancel=cancel)
-    patients, of_fold = len({case.patient for case in cases}), "" if fold is None else f", fold {fold}"
+    patients, of_it = len({case.patient for case in cases}), "" if fold is None else f", fold {fold}"
     record = {
         "classes": list(graders.classes),
         "cases": len(cases),
-        "data": f"MRI of {len(cases)} cases of {patients} patients{of_fold}; {found.path.name}, sha256 {found.sha256}",
+        "data": f"MRI of {len(cases)} cases of {patients} patients{of_it}; {found.path.name}, sha256 {found.sha256}",
         "left_out": [],
         "unreadable": asker.unreadable,
         "notes": asker.notes,
@@ -133,7 +127,5 @@ class _Asker:
             said[one.card.name] = volume_networks.answer(model, pixels)
         if opened.volume.notes:
             self.notes[case.name] = list(opened.volume.notes)
-        vote = fused(said, self._weights)[None].astype(np.float32)
         label = self.graders.classes.index(str(case.label))
-        about: dict[str, Any] = {"slide": case.name, "case": case.name, "label": label, "patient": case.patient}
-        return Answers.of_slide(np.array([label]), vote, leading_of_each(vote), **about)
+        return Answers.of_case(case.name, case.patient, label, fused(said, self._weights))

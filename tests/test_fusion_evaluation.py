@@ -69,7 +69,9 @@ def test_cases_are_scored_as_they_are_graded(fusion, manifest, asked, tmp_path):
     # a: grade 2. b: the mean of grade 2 and 4, of which the higher counts. c: (0.15, 0.4, 0.45). d: grade 4.
     assert matrix == [[1, 0, 0], [0, 0, 2], [0, 0, 1]]
     assert found["missing"] == {"brain-v1": ["a", "b", "d"], "t1c-v1": ["a", "b"], "slides-v1": ["c", "d"]}
-    assert found["notes"]["d"] == ["brain-v1 did not vote", "slides-v1 did not vote"]
+    told = found["notes"]["d"]
+    assert {"brain-v1 did not vote", "slides-v1 did not vote"} < {*told}
+    assert any("brain mask from voxels that are not 0" in note for note in told)
     assert found["data"] == "4 cases of 3 patients; patients.csv"
     assert {"scores.json", "evaluation.html", "cases/a/case.json", "cases/d/t1c-v1/run.json"} <= parts(tmp_path / "out")
     assert not any("explanations/" in name for name in parts(tmp_path / "out"))
@@ -100,9 +102,13 @@ def test_a_fold_is_scored_alone(fusion, manifest, asked):
         ({"case": "../z", "patient": "Z", "label": "grade 2", "slides": "dark"}, "a name that a folder may have"),
         ({"case": "z", "patient": "Z", "label": "grade 9", "slides": "dark"}, "column label"),
         ({"case": "z", "patient": "Z", "label": "grade 2", "slide": "dark"}, "unknown .*slide"),
+        (
+            {"case": "z", "patient": "Z", "label": "grade 2", "slides": "dark", "brain": "mri/t1.nii.gz"},
+            "column brain: expected volumes that the mask is of",
+        ),
         ({"case": "", "patient": "Z", "label": "grade 2", "slides": "dark"}, "column case: expected a value"),
     ],
-    ids=["no files", "not there", "name", "label", "column", "blank"],
+    ids=["no files", "not there", "name", "label", "column", "mask alone", "blank"],
 )
 def test_wrong_rows_are_told(manifest, tmp_path, row, match):
     wrong = write_manifest(tmp_path / "wrong.csv", [row])

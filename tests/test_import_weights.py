@@ -8,9 +8,19 @@ from pathlib import Path
 
 import h5py
 import pytest
+from made_up_votes import write_card
 
 from digipath.errors import BadCard, BadInput, UnknownWeights, WeightsCorrupt
-from digipath.weights import import_weights, list_weights, load_card, member_cards, verify, whereabouts
+from digipath.weights import (
+    cards_with_files,
+    import_weights,
+    list_weights,
+    load_card,
+    member_cards,
+    segmenter,
+    verify,
+    whereabouts,
+)
 
 
 @pytest.fixture
@@ -234,3 +244,17 @@ def test_a_card_that_is_installed_already_is_said_so(store, tmp_path):
     import_weights(str(own_card(tmp_path / "run", "mine")))
     with pytest.raises(BadInput, match="is installed already"):
         import_weights(str(store / "mine.json"))
+
+
+def test_a_grader_comes_with_what_finds_its_tumours(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIGIPATH_HOME", str(tmp_path / "home"))
+    write_card(tmp_path / "cards", "finder-v1")
+    path = write_card(tmp_path / "cards", "seeks-v1", roi="tumour", segmenter="finder-v1")
+    assert [card.name for card in cards_with_files(load_card(str(path)))] == ["finder-v1", "seeks-v1"]
+    installed = import_weights(str(path))
+    assert [file.name for file in installed] == [
+        "finder-v1.weights.h5", "finder-v1.json", "seeks-v1.weights.h5", "seeks-v1.json",
+    ]  # fmt: skip
+    (tmp_path / "cards" / "finder-v1.json").unlink()
+    beside, at_home = (segmenter(load_card(name)) for name in (str(path), "seeks-v1"))
+    assert beside.path == at_home.path == tmp_path / "home" / "weights" / "finder-v1.json"

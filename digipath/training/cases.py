@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from digipath.errors import BadInput
 from digipath.training.tables import Row
@@ -13,6 +13,9 @@ from digipath.training.tables import Row
 OWN_PREFIX = "x_"
 PARTS = ("train", "validation", "test")
 MOST_FOLD_DIGITS = 9
+
+
+C = TypeVar("C", bound="PatientCase")
 
 
 class PatientCase(Protocol):
@@ -42,6 +45,15 @@ class PatientCase(Protocol):
 
     @property
     def files(self) -> tuple[Path, ...]: ...
+
+
+def of_fold(cases: Sequence[C], fold: str | None, path: Path) -> list[C]:
+    """The cases of a fold; None: all. Raises BadInput: the manifest has none."""
+    chosen = [case for case in cases if fold is None or case.fold == plain_fold(fold)]
+    if not chosen:
+        folds = ", ".join(sorted({case.fold or "none" for case in cases}))
+        raise BadInput(f"no case has the fold {fold!r}; the manifest has {folds}: {path}")
+    return chosen
 
 
 def check_columns(columns: Sequence[str], known: Sequence[str], required: Sequence[str], path: Path) -> None:

@@ -95,6 +95,15 @@ class Answers:
         return cls(truth, probabilities, slides, cases, np.full(len(truth), label), calls, patients)
 
     @classmethod
+    def of_case(cls, name: str, patient: str, label: int, vote: NDArray[np.floating]) -> Answers:
+        """Of a case that is one answer, (C,) probabilities, and is never pooled with others of its patient."""
+        probabilities = np.asarray(vote, np.float32)[None]
+        calls = leading_of_each(probabilities)
+        return cls.of_slide(
+            np.array([label]), probabilities, calls, slide=name, case=name, label=label, patient=patient
+        )
+
+    @classmethod
     def joined(cls, parts: Sequence[Answers]) -> Answers:
         """Of the tiles of all of them."""
         return cls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)))
