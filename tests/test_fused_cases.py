@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import fakes
@@ -454,3 +455,16 @@ def test_a_shipped_grader_and_a_tiny_network_vote_together(patient, tmp_path):
     mri = np.array(values(result.volumes[0].verdict))
     np.testing.assert_allclose(values(result.verdict), (slides + 0.5 * mri) / 1.5, atol=1e-6)
     assert result.verdict["missing"] == {}
+
+
+def test_members_that_are_known_by_name_are_recorded_by_it(patient, cards, asked, tmp_path, monkeypatch):
+    """So that a result goes on where the package, or the store of weights, lies elsewhere."""
+    store = tmp_path / "home" / "weights"
+    shutil.copytree(cards, store)
+    monkeypatch.setenv("DIGIPATH_HOME", str(tmp_path / "home"))
+    named = {}
+    for weights in ("both-v1", str(cards / "both-v1.json")):
+        case = tmp_path / str(len(named))
+        digipath.grade(volumes={"t1c": patient["t1c"]}, weights=weights, out=case)
+        named[weights] = json.loads((case / "t1c-v1" / "run.json").read_text())["weights"]["name"]
+    assert [*named.values()] == ["t1c-v1", str(cards / "t1c-v1.json")]

@@ -27,6 +27,7 @@ from digipath.explanations import METHODS
 from digipath.grading import volume_files, volume_reporting
 from digipath.report.volume_figures import FRAME, OUTLINE
 from digipath.result import GradedVolume, open_segmentation
+from digipath.values import Progress
 from digipath.volume import open_volumes
 from digipath.volume_rois import VolumeRule, region_of
 from digipath.weights import load_card, sha256_of
@@ -356,6 +357,24 @@ def test_a_tumour_that_was_found_is_said_to_be(patient, asked, finder, tmp_path)
     assert verdict["missing"] == {"tumour-v1": "expected a tumour, found no voxel above 0.5"}
     assert list(verdict["probabilities"].values()) == pytest.approx(SAYS["brain-v1"])
     assert not (tmp_path / "none" / "tumour.nii.gz").exists()
+
+
+def test_the_search_for_a_tumour_tells_how_far_it_is_and_can_be_stopped(patient, asked, finder, tmp_path, monkeypatch):
+    def find(volume, card, *, progress, cancel, **_):
+        progress(Progress(3, 7, 1.0, "patches"))
+        if cancel():
+            raise Cancelled("stopped among the patches")
+        return volume.brain
+
+    monkeypatch.setattr(volume_files, "find_tumour", find)
+    told, weights = [], tmp_path / "tumour-v1.json"
+    graded(patient, weights, tmp_path / "case", progress=told.append, cancel=lambda: False)
+    said = [one.message for one in told]
+    at = said.index("finding the tumour with finder-v1, 3 of 7 patches")
+    assert (said[at - 1], told[at].done) == ("finding the tumour with finder-v1", told[at - 1].done)
+    steps = iter([False] * at)
+    with pytest.raises(Cancelled, match="stopped among the patches"):
+        graded(patient, weights, tmp_path / "stopped", cancel=lambda: next(steps, True))
 
 
 def test_a_tumour_that_is_not_found_is_in_nobodys_way(patient, asked, finder, tmp_path):
